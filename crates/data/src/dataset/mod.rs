@@ -1,0 +1,1 @@
+//! Datasets: image folders, tables, tar shards; shuffling, batching and exact resume.

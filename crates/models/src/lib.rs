@@ -1,0 +1,1 @@
+//! ocelli models.

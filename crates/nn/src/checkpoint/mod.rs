@@ -1,0 +1,1 @@
+//! Checkpoint files: safetensors, PyTorch archives, NumPy archives, the hub cache.

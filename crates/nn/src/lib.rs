@@ -1,0 +1,3 @@
+//! Layers, parameters, initialisers, checkpoint formats and name maps.
+
+pub mod checkpoint;
