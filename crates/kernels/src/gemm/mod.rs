@@ -1,0 +1,405 @@
+//! Matrix product with a fused tail: `y = act(x B + bias) + residual`.
+//!
+//! The right operand is read in panels of [`panel_width`] columns, inner dimension outermost inside
+//! a panel; weights are packed so once ([`PackedRhs`]), anything else on the fly. The left operand
+//! is read in place, row by row. A tile of 6 rows by 4 vectors (AVX-512) keeps 24 sums in registers;
+//! rows are dealt evenly over tiles, so that there is no slow rest. Panels are split over threads,
+//! and rows too when there are few panels.
+
+mod pack;
+pub mod reference;
+mod tile;
+
+pub(crate) use pack::{pack_row_major, pack_transposed};
+pub(crate) use tile::{Panel, Tail, panel_fn, panel_width};
+
+use crate::activation::Activation;
+use crate::buffer::Buffer;
+use crate::pool::{Shared, parallel_for, threads};
+use crate::simd::Isa;
+
+/// Inner dimension up to which a panel is walked in one go; longer ones go in blocks of
+/// [`BLOCK`], so that a block of the panel stays in the second-level cache.
+const WHOLE: usize = 1024;
+/// Inner dimension of a block.
+const BLOCK: usize = 768;
+
+/// The left operand `[m, k]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Lhs<'a> {
+    data: &'a [f32],
+    row_stride: usize,
+    k_stride: usize,
+}
+
+impl<'a> Lhs<'a> {
+    /// Rows of `k` values, `stride` apart.
+    pub fn rows(data: &'a [f32], stride: usize) -> Self {
+        Self { data, row_stride: stride, k_stride: 1 }
+    }
+
+    /// The transpose of `k` rows of `m` values, `stride` apart.
+    pub fn transposed(data: &'a [f32], stride: usize) -> Self {
+        Self { data, row_stride: 1, k_stride: stride }
+    }
+}
+
+/// The right operand `[k, n]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Rhs<'a> {
+    /// Packed beforehand.
+    Packed(&'a PackedRhs),
+    /// `k` rows of `n` values, `stride` apart.
+    RowMajor(&'a [f32], usize),
+    /// The transpose of `n` rows of `k` values, `stride` apart: the layout of linear weights.
+    Transposed(&'a [f32], usize),
+}
+
+/// A right operand in the panels that the kernels read.
+#[derive(Debug)]
+pub struct PackedRhs {
+    panels: Buffer<f32>,
+    k: usize,
+    n: usize,
+    isa: Isa,
+}
+
+impl PackedRhs {
+    /// Packs `rhs` of `[k, n]`, on all threads.
+    ///
+    /// # Panics
+    /// If the slice is too short.
+    pub fn new(k: usize, n: usize, rhs: Rhs) -> Self {
+        Self::for_isa(Isa::best(), k, n, rhs)
+    }
+
+    fn for_isa(isa: Isa, k: usize, n: usize, rhs: Rhs) -> Self {
+        let width = panel_width(isa);
+        let panels = n.div_ceil(width);
+        let mut buffer = Buffer::uninit(panels * width * k);
+        let out = Shared::new(&mut buffer);
+        check_rhs(k, n, rhs);
+        parallel_for(panels, |p| {
+            // SAFETY: each task writes its own panel.
+            unsafe { pack_panel(isa, k, n, rhs, p, out.get().add(p * width * k)) }
+        });
+        Self { panels: buffer, k, n, isa }
+    }
+
+    /// Inner dimension.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Columns.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Memory that the panels take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.panels.len() * size_of::<f32>()
+    }
+}
+
+/// What happens to a product before it is written.
+#[derive(Debug, Default)]
+pub struct Epilogue<'a> {
+    /// Added to each row, `[n]`.
+    pub bias: Option<&'a [f32]>,
+    /// Added to each column, `[m]`.
+    pub row_bias: Option<&'a [f32]>,
+    /// Applied after the bias.
+    pub activation: Activation,
+    /// Receives the values before the activation, `[m, n]` with the stride of the output.
+    pub pre_activation: Option<&'a mut [f32]>,
+    /// Added after the activation, `[m, n]` with the stride of the output.
+    pub residual: Option<&'a [f32]>,
+    /// Adds to what the output holds instead of overwriting it (before the bias).
+    pub accumulate: bool,
+}
+
+fn check_rhs(k: usize, n: usize, rhs: Rhs) {
+    let (len, need) = match rhs {
+        Rhs::Packed(p) => {
+            assert!(p.k == k && p.n == n, "packed {}x{}, asked for {k}x{n}", p.k, p.n);
+            return;
+        }
+        Rhs::RowMajor(data, stride) => (data.len(), span(k, stride, n)),
+        Rhs::Transposed(data, stride) => (data.len(), span(n, stride, k)),
+    };
+    assert!(len >= need, "right operand of {k}x{n} needs {need} values, has {len}");
+}
+
+/// Values that `rows` rows of `len` values, `stride` apart, reach over.
+fn span(rows: usize, stride: usize, len: usize) -> usize {
+    if rows == 0 { 0 } else { (rows - 1) * stride + len }
+}
+
+/// Packs panel `p` of `rhs` to `to`.
+unsafe fn pack_panel(isa: Isa, k: usize, n: usize, rhs: Rhs, p: usize, to: *mut f32) {
+    let width = panel_width(isa);
+    let first = p * width;
+    let cols = width.min(n - first);
+    // SAFETY: `check_rhs` compared the slices with the sizes; `to` has room for `k * width`.
+    unsafe {
+        match rhs {
+            Rhs::Packed(_) => unreachable!("a packed operand is not packed again"),
+            Rhs::RowMajor(data, stride) => {
+                pack_row_major(isa, data.as_ptr().add(first), stride, k, cols, to);
+            }
+            Rhs::Transposed(data, stride) => {
+                pack_transposed(isa, data.as_ptr().add(first * stride), stride, k, cols, to);
+            }
+        }
+    }
+}
+
+/// `out[m, n] = lhs[m, k] rhs[k, n]` with `epilogue`; rows of `out` are `out_stride` apart.
+///
+/// # Panics
+/// If a slice is too short for the sizes.
+pub fn matmul(
+    (m, n, k): (usize, usize, usize),
+    lhs: Lhs,
+    rhs: Rhs,
+    out: &mut [f32],
+    out_stride: usize,
+    epilogue: Epilogue,
+) {
+    let isa = if let Rhs::Packed(p) = rhs { p.isa } else { Isa::best() };
+    matmul_for(isa, (m, n, k), lhs, rhs, out, out_stride, epilogue);
+}
+
+fn matmul_for(
+    isa: Isa,
+    (m, n, k): (usize, usize, usize),
+    lhs: Lhs,
+    rhs: Rhs,
+    out: &mut [f32],
+    out_stride: usize,
+    epilogue: Epilogue,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    check_rhs(k, n, rhs);
+    let lhs_need = if k == 0 { 0 } else { (m - 1) * lhs.row_stride + (k - 1) * lhs.k_stride + 1 };
+    assert!(lhs.data.len() >= lhs_need, "left operand: needs {lhs_need}, has {}", lhs.data.len());
+    let out_need = span(m, out_stride, n);
+    assert!(
+        out_stride >= n && out.len() >= out_need,
+        "output: needs {out_need}, has {}",
+        out.len()
+    );
+    assert!(epilogue.bias.is_none_or(|b| b.len() >= n), "bias is shorter than {n}");
+    assert!(epilogue.row_bias.is_none_or(|b| b.len() >= m), "row bias is shorter than {m}");
+    assert!(epilogue.residual.is_none_or(|r| r.len() >= out_need), "residual is too short");
+    assert!(
+        epilogue.pre_activation.as_ref().is_none_or(|p| p.len() >= out_need),
+        "room for the values before the activation is too small"
+    );
+
+    let width = panel_width(isa);
+    let panels = n.div_ceil(width);
+    // Rows are split when the panels alone would leave threads idle.
+    let chunks = if panels >= 4 * threads() {
+        1
+    } else {
+        (4 * threads()).div_ceil(panels).clamp(1, m.div_ceil(48))
+    };
+    let rows_per_chunk = m.div_ceil(chunks);
+    let chunks = m.div_ceil(rows_per_chunk);
+
+    let packed;
+    let rhs = match rhs {
+        Rhs::Packed(_) => rhs,
+        _ if chunks == 1 && lhs.k_stride == 1 => rhs,
+        _ => {
+            packed = PackedRhs::for_isa(isa, k, n, rhs);
+            Rhs::Packed(&packed)
+        }
+    };
+    let strips = (lhs.k_stride != 1).then(|| {
+        // SAFETY: the operand was checked above.
+        unsafe { pack::pack_strips(isa, m, k, rows_per_chunk, lhs.data.as_ptr(), lhs.k_stride) }
+    });
+
+    let out = Shared::new(out);
+    let pre = epilogue.pre_activation.map(Shared::new);
+    let run = panel_fn(isa);
+    parallel_for(chunks * panels, |task| {
+        let (chunk, p) = (task / panels, task % panels);
+        let row = chunk * rows_per_chunk;
+        let rows = rows_per_chunk.min(m - row);
+        let col = p * width;
+        let cols = width.min(n - col);
+        let mut scratch = None;
+        // SAFETY: tasks write disjoint tiles of the output; all sizes were checked above.
+        unsafe {
+            let (b, next) = if let Rhs::Packed(packed) = rhs {
+                let b = packed.panels.as_ptr().add(p * width * k);
+                (b, if p + 1 < panels { b.add(width * k) } else { b })
+            } else {
+                let scratch = scratch.insert(Buffer::uninit(width * k));
+                pack_panel(isa, k, n, rhs, p, scratch.as_mut_ptr());
+                (scratch.as_ptr(), scratch.as_ptr())
+            };
+            let at = row * out_stride + col;
+            let tail = Tail {
+                bias: epilogue.bias.map_or(std::ptr::null(), |b| b.as_ptr().add(col)),
+                row_bias: epilogue.row_bias.map_or(std::ptr::null(), |b| b.as_ptr().add(row)),
+                activation: epilogue.activation,
+                pre: pre.map_or(std::ptr::null_mut(), |p| p.get().add(at)),
+                residual: epilogue.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at)),
+                accumulate: epilogue.accumulate,
+            };
+            let block = if k > WHOLE { BLOCK } else { k.max(1) };
+            let mut from = 0;
+            loop {
+                let depth = block.min(k - from);
+                let (first, last) = (from == 0, from + depth >= k);
+                let (a, strips_of) = match &strips {
+                    Some(s) => (s.as_ptr().add(row * k), k),
+                    None => (lhs.data.as_ptr().add(row * lhs.row_stride + from), 0),
+                };
+                run(&Panel {
+                    rows,
+                    cols,
+                    depth,
+                    a,
+                    a_stride: lhs.row_stride,
+                    strip_depth: strips_of,
+                    strip_from: from,
+                    b: b.add(from * width),
+                    b_stride: width,
+                    c: out.get().add(at),
+                    c_stride: out_stride,
+                    tail: if last {
+                        Tail { accumulate: tail.accumulate || !first, ..tail }
+                    } else {
+                        Tail { accumulate: tail.accumulate || !first, ..Tail::PLAIN }
+                    },
+                    prefetch: next.add(from * width),
+                });
+                from += depth;
+                if from >= k {
+                    break;
+                }
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn values(n: usize, seed: u32) -> Vec<f32> {
+        let mut s = seed.wrapping_mul(2_654_435_761).max(1);
+        (0..n)
+            .map(|_| {
+                s ^= s << 13;
+                s ^= s >> 17;
+                s ^= s << 5;
+                (s >> 8) as f32 / 8_388_608.0 - 1.0
+            })
+            .collect()
+    }
+
+    fn transpose(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+        (0..rows * cols).map(|i| x[(i % rows) * cols + i / rows]).collect()
+    }
+
+    fn close(got: &[f32], want: &[f32], k: usize) {
+        for (i, (g, w)) in got.iter().zip(want).enumerate() {
+            assert!((g - w).abs() <= 2e-6 * (k as f32).sqrt().max(4.0), "at {i}: {g} {w}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn equals_the_reference(m in 1..70_usize, n in 1..200_usize, k in 0..90_usize, seed: u32,
+                                pad in 0..5_usize, act in 0..7_usize, tail in 0..16_usize) {
+            let (a, b) = (values(m * k, seed), values(k * n, seed ^ 1));
+            let (bias, rb) = (values(n, seed ^ 2), values(m, seed ^ 3));
+            let stride = n + pad;
+            let (residual, before) = (values(m * stride, seed ^ 4), values(m * stride, seed ^ 5));
+            let activation = Activation::ALL[act];
+            let (at, bt) = (transpose(&a, m, k), transpose(&b, k, n));
+            let epilogue = || Epilogue {
+                bias: (tail & 1 != 0).then_some(&bias[..]),
+                row_bias: (tail & 2 != 0).then_some(&rb[..]),
+                residual: (tail & 4 != 0).then_some(&residual[..]),
+                accumulate: tail & 8 != 0,
+                activation,
+                pre_activation: None,
+            };
+            let mut want = before.clone();
+            let mut want_pre = before.clone();
+            reference::matmul((m, n, k), &a, &b, &mut want, stride,
+                Epilogue { pre_activation: Some(&mut want_pre), ..epilogue() });
+            for &isa in Isa::available() {
+                let packed = PackedRhs::for_isa(isa, k, n, Rhs::Transposed(&bt, k));
+                for rhs in [Rhs::Packed(&packed), Rhs::RowMajor(&b, n), Rhs::Transposed(&bt, k)] {
+                    for lhs in [Lhs::rows(&a, k), Lhs::transposed(&at, m)] {
+                        let (mut got, mut pre) = (before.clone(), before.clone());
+                        matmul_for(isa, (m, n, k), lhs, rhs, &mut got, stride,
+                            Epilogue { pre_activation: Some(&mut pre), ..epilogue() });
+                        close(&got, &want, k);
+                        close(&pre, &want_pre, k);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn long_inner_dimensions_go_in_blocks() {
+        let (m, n, k) = (13, 130, 2500);
+        let (a, b) = (values(m * k, 7), values(k * n, 8));
+        let bias = values(n, 9);
+        let at = transpose(&a, m, k);
+        let tail =
+            || Epilogue { bias: Some(&bias), activation: Activation::Relu, ..Default::default() };
+        let mut want = vec![0.0; m * n];
+        reference::matmul((m, n, k), &a, &b, &mut want, n, tail());
+        for &isa in Isa::available() {
+            for lhs in [Lhs::rows(&a, k), Lhs::transposed(&at, m)] {
+                let mut got = vec![f32::NAN; m * n];
+                matmul_for(isa, (m, n, k), lhs, Rhs::RowMajor(&b, n), &mut got, n, tail());
+                close(&got, &want, k);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_the_others() {
+        let (n, k) = (384, 384);
+        let (a, b) = (values(50 * k, 1), values(k * n, 2));
+        let mut all = vec![0.0; 50 * n];
+        matmul(
+            (50, n, k),
+            Lhs::rows(&a, k),
+            Rhs::RowMajor(&b, n),
+            &mut all,
+            n,
+            Epilogue::default(),
+        );
+        for r in [0, 17, 49] {
+            let mut one = vec![0.0; n];
+            let row = &a[r * k..][..k];
+            matmul(
+                (1, n, k),
+                Lhs::rows(row, k),
+                Rhs::RowMajor(&b, n),
+                &mut one,
+                n,
+                Epilogue::default(),
+            );
+            assert_eq!(one, all[r * n..][..n]);
+        }
+    }
+}

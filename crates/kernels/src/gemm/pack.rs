@@ -1,0 +1,147 @@
+//! Packing: right operands into panels, transposed left operands into strips.
+
+use super::tile::{deal, panel_width};
+use crate::buffer::Buffer;
+use crate::pool::{Shared, parallel_for};
+use crate::simd::{Isa, Vector, dispatch, load_up_to};
+
+/// Writes `k` rows of `cols` values, `stride` apart, as one panel; missing columns become 0.
+///
+/// # Safety
+/// `from` reaches over the rows; `to` has room for `k` rows of a panel's width.
+pub(crate) unsafe fn pack_row_major(
+    isa: Isa,
+    from: *const f32,
+    stride: usize,
+    k: usize,
+    cols: usize,
+    to: *mut f32,
+) {
+    #[inline(always)]
+    unsafe fn pack<V: Vector>(
+        from: *const f32,
+        stride: usize,
+        k: usize,
+        cols: usize,
+        to: *mut f32,
+    ) {
+        let width = V::LANES * V::TILE_VECTORS;
+        // SAFETY: by the caller.
+        unsafe {
+            for r in 0..k {
+                let (from, to) = (from.add(r * stride), to.add(r * width));
+                for v in 0..cols.div_ceil(V::LANES) {
+                    let col = v * V::LANES;
+                    load_up_to::<V>(from.add(col), cols - col).store(to.add(col));
+                }
+            }
+        }
+    }
+    // SAFETY: by the caller; the instruction set is there.
+    unsafe {
+        dispatch!(isa, pack(from: *const f32, stride: usize, k: usize, cols: usize, to: *mut f32));
+    }
+}
+
+/// Writes the transpose of `cols` rows of `k` values, `stride` apart, as one panel.
+///
+/// # Safety
+/// As for [`pack_row_major`].
+pub(crate) unsafe fn pack_transposed(
+    isa: Isa,
+    from: *const f32,
+    stride: usize,
+    k: usize,
+    cols: usize,
+    to: *mut f32,
+) {
+    #[inline(always)]
+    unsafe fn pack<V: Vector>(
+        from: *const f32,
+        stride: usize,
+        k: usize,
+        cols: usize,
+        to: *mut f32,
+    ) {
+        let width = V::LANES * V::TILE_VECTORS;
+        // SAFETY: by the caller; whole blocks stay inside `cols` rows and `k` columns.
+        unsafe {
+            let mut col = 0;
+            while col < cols {
+                let mut r = 0;
+                if cols - col >= V::LANES {
+                    while k - r >= V::LANES {
+                        V::transpose(
+                            from.add(col * stride + r),
+                            stride,
+                            to.add(r * width + col),
+                            width,
+                        );
+                        r += V::LANES;
+                    }
+                }
+                for r in r..k {
+                    for j in col..(col + V::LANES).min(width) {
+                        let value = if j < cols { *from.add(j * stride + r) } else { 0.0 };
+                        *to.add(r * width + j) = value;
+                    }
+                }
+                col += V::LANES;
+            }
+        }
+    }
+    // SAFETY: by the caller; the instruction set is there.
+    unsafe {
+        dispatch!(isa, pack(from: *const f32, stride: usize, k: usize, cols: usize, to: *mut f32));
+    }
+}
+
+/// Inner values that one task moves.
+const STRIP_STEP: usize = 64;
+
+/// Brings a transposed left operand (`k` rows of `m` values, `stride` apart) into strips: per tile
+/// of rows, the inner dimension outermost. A chunk of `rows_per_chunk` rows is dealt by itself, as
+/// the panel kernel does it.
+///
+/// # Safety
+/// `from` reaches over the rows.
+pub(super) unsafe fn pack_strips(
+    isa: Isa,
+    m: usize,
+    k: usize,
+    rows_per_chunk: usize,
+    from: *const f32,
+    stride: usize,
+) -> Buffer<f32> {
+    let most = if isa == Isa::Portable { 4 } else { 6 };
+    debug_assert!(panel_width(isa) >= most);
+    let mut buffer = Buffer::uninit(m * k);
+    let out = Shared::new(&mut buffer);
+    let from = from as usize; // An address may cross threads; it is read only.
+    parallel_for(k.div_ceil(STRIP_STEP), |task| {
+        let first = task * STRIP_STEP;
+        let steps = STRIP_STEP.min(k - first);
+        let mut chunk = 0;
+        while chunk < m {
+            let rows = rows_per_chunk.min(m - chunk);
+            let dealing = deal(rows, most);
+            let mut row = chunk;
+            for t in 0..dealing.tiles {
+                let height = dealing.base + usize::from(t < dealing.more);
+                // SAFETY: tasks write disjoint inner values of each strip.
+                unsafe {
+                    let to = out.get().add(row * k + first * height);
+                    let from = (from as *const f32).add(row + first * stride);
+                    for s in 0..steps {
+                        for i in 0..height {
+                            *to.add(s * height + i) = *from.add(s * stride + i);
+                        }
+                    }
+                }
+                row += height;
+            }
+            chunk += rows;
+        }
+    });
+    buffer
+}

@@ -1,0 +1,123 @@
+//! Sixteen f32 in an AVX-512 register.
+
+use super::Vector;
+use std::arch::x86_64::*;
+
+/// An AVX-512 register of sixteen f32.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Avx512(__m512);
+
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    ((1_u32 << n) - 1) as __mmask16
+}
+
+// SAFETY of the blocks below: the contract of `Vector`.
+impl Vector for Avx512 {
+    const LANES: usize = 16;
+    const TILE_ROWS: usize = 6;
+    const TILE_VECTORS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Self(unsafe { _mm512_set1_ps(x) })
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        Self(unsafe { _mm512_loadu_ps(p) })
+    }
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, n: usize) -> Self {
+        Self(unsafe { _mm512_maskz_loadu_ps(first(n), p) })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        unsafe { _mm512_storeu_ps(p, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, p: *mut f32, n: usize) {
+        unsafe { _mm512_mask_storeu_ps(p, first(n), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, o: Self) -> Self {
+        Self(unsafe { _mm512_add_ps(self.0, o.0) })
+    }
+    #[inline(always)]
+    unsafe fn sub(self, o: Self) -> Self {
+        Self(unsafe { _mm512_sub_ps(self.0, o.0) })
+    }
+    #[inline(always)]
+    unsafe fn mul(self, o: Self) -> Self {
+        Self(unsafe { _mm512_mul_ps(self.0, o.0) })
+    }
+    #[inline(always)]
+    unsafe fn div(self, o: Self) -> Self {
+        Self(unsafe { _mm512_div_ps(self.0, o.0) })
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        Self(unsafe { _mm512_fmadd_ps(self.0, b.0, c.0) })
+    }
+    #[inline(always)]
+    unsafe fn max(self, o: Self) -> Self {
+        Self(unsafe { _mm512_max_ps(self.0, o.0) })
+    }
+    #[inline(always)]
+    unsafe fn min(self, o: Self) -> Self {
+        Self(unsafe { _mm512_min_ps(self.0, o.0) })
+    }
+    #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        Self(unsafe { _mm512_sqrt_ps(self.0) })
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power_of_two(self, n: Self) -> Self {
+        Self(unsafe { _mm512_scalef_ps(self.0, n.0) })
+    }
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        unsafe { _mm512_reduce_max_ps(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // Pairs, fours, then 128-bit blocks, as in the textbook butterfly.
+        unsafe {
+            let mut r = [_mm512_setzero_ps(); 16];
+            for (j, v) in r.iter_mut().enumerate() {
+                *v = _mm512_loadu_ps(from.add(j * from_stride));
+            }
+            let mut t = [_mm512_setzero_ps(); 16];
+            for i in 0..8 {
+                t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+            }
+            for i in 0..4 {
+                let [a, b, c, d] = [t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]];
+                r[4 * i] = _mm512_shuffle_ps::<0b01_00_01_00>(a, c);
+                r[4 * i + 1] = _mm512_shuffle_ps::<0b11_10_11_10>(a, c);
+                r[4 * i + 2] = _mm512_shuffle_ps::<0b01_00_01_00>(b, d);
+                r[4 * i + 3] = _mm512_shuffle_ps::<0b11_10_11_10>(b, d);
+            }
+            for i in 0..4 {
+                let a = _mm512_shuffle_f32x4::<0b10_00_10_00>(r[i], r[4 + i]);
+                let b = _mm512_shuffle_f32x4::<0b11_01_11_01>(r[i], r[4 + i]);
+                let c = _mm512_shuffle_f32x4::<0b10_00_10_00>(r[8 + i], r[12 + i]);
+                let d = _mm512_shuffle_f32x4::<0b11_01_11_01>(r[8 + i], r[12 + i]);
+                let row = |k: usize| to.add(k * to_stride);
+                _mm512_storeu_ps(row(i), _mm512_shuffle_f32x4::<0b10_00_10_00>(a, c));
+                _mm512_storeu_ps(row(8 + i), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, c));
+                _mm512_storeu_ps(row(4 + i), _mm512_shuffle_f32x4::<0b10_00_10_00>(b, d));
+                _mm512_storeu_ps(row(12 + i), _mm512_shuffle_f32x4::<0b11_01_11_01>(b, d));
+            }
+        }
+    }
+}
