@@ -60,7 +60,7 @@ STYLE_WORDS = {'fill', 'flat', 'duo', 'duotone', 'outline', 'variant', '16', '20
 WEAK_WORDS = {'button', 'arrow', 'arrows', 'a', 'in', 'of', 'on', 'up', 'down', 'left', 'right', 'and', 'the', 'with', 'to', 'no', 'off',
               'left-right', 'circle', 'square', 'box', 'symbol', 'sign', 'mark', 'text', 'file', 'folder', 'page', 'screen', 'input',
               'alpha', 'sort', 'user', 'menu', 'tab', 'data', 'computer', 'mobile', 'back', 'end', 'new', 'x', 'o', 'm', 'i', 'b'}
-NOT_CLIPART = re.compile(r'theme|gramastar|part of the flat|lemon svg|clipart by|unnamed|untitled|aiga_symbol|hash|various clipart', re.I)
+NOT_CLIPART = re.compile(r'theme|gramastar|part of the flat|lemon svg|clipart by|unnamed|untitled|aiga.symbol|hash|various clipart', re.I)
 ADULT = re.compile(r'stripper|nude|naked|sex|porn|penis|breast', re.I)
 
 
@@ -363,6 +363,9 @@ def main():
     repeated = [l for l, n in collections.Counter(map(label, concepts)).items() if n > 1]
     about = {s.prefix: dict(name=s.info['name'], author=s.info['author']['name'], source=s.info['author'].get('url'),
                             licence=s.licence, licence_url=s.info['license'].get('url')) for s in [*sets.values(), test]}
+    about['fluent-emoji-3d'] = dict(name='Fluent Emoji 3D', author='Microsoft Corporation', licence='MIT')
+    about['openclipart'] = dict(name='Open Clip Art Library', author='named in the metadata of each drawing', licence='public domain')
+    about['emojibase-data'] = dict(name='Emojibase (labels and tags, from Unicode CLDR)', author='Miles Johnson', licence='MIT')
     with open(os.path.join(a.out, 'index.json'), 'w', encoding='utf8') as f:
         json.dump(dict(totals=totals, styles=styles, licences=licences, repeated_test_labels=repeated, attribution=about), f, ensure_ascii=False, indent=1)
     for style, n in styles.items():
