@@ -269,6 +269,7 @@ fn matmul_for(
                     depth,
                     a,
                     a_stride: lhs.row_stride,
+                    k_stride: 1,
                     strip_depth: strips_of,
                     strip_from: from,
                     b: b.add(from * width),

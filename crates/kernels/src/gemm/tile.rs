@@ -46,6 +46,8 @@ pub(crate) struct Panel {
     pub(crate) a: *const f32,
     /// Between rows of `a`; unused for strips.
     pub(crate) a_stride: usize,
+    /// Between inner values of `a`; unused for strips.
+    pub(crate) k_stride: usize,
     /// 0 for row-major `a`; else `a` is in strips of one tile's rows each over this many inner
     /// values, inner value outermost, and `strip_from` is the first one to read.
     pub(crate) strip_depth: usize,
@@ -97,7 +99,12 @@ unsafe fn panel<V: Vector>(p: &Panel) {
             let prefetch = p.prefetch.wrapping_add(t * lines_per_tile * 16);
             if p.strip_depth == 0 {
                 let a = p.a.add(row * p.a_stride);
-                rows_of::<V, true>(p, rows, vectors, a, p.a_stride, 1, &mut tile, prefetch);
+                if p.k_stride == 1 {
+                    rows_of::<V, true>(p, rows, vectors, a, p.a_stride, 1, &mut tile, prefetch);
+                } else {
+                    let (r, k) = (p.a_stride, p.k_stride);
+                    rows_of::<V, false>(p, rows, vectors, a, r, k, &mut tile, prefetch);
+                }
             } else {
                 let a = p.a.add(row * p.strip_depth + p.strip_from * rows);
                 rows_of::<V, false>(p, rows, vectors, a, 1, rows, &mut tile, prefetch);

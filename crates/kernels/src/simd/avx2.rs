@@ -81,6 +81,10 @@ impl Vector for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn zero_where_less(self, x: Self, limit: Self) -> Self {
+        Self(unsafe { _mm256_and_ps(self.0, _mm256_cmp_ps::<_CMP_NLT_UQ>(x.0, limit.0)) })
+    }
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         unsafe {
             let half =

@@ -76,6 +76,13 @@ impl Vector for Avx512 {
         Self(unsafe { _mm512_scalef_ps(self.0, n.0) })
     }
     #[inline(always)]
+    unsafe fn zero_where_less(self, x: Self, limit: Self) -> Self {
+        unsafe {
+            let keep = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x.0, limit.0);
+            Self(_mm512_maskz_mov_ps(keep, self.0))
+        }
+    }
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         unsafe { _mm512_reduce_add_ps(self.0) }
     }

@@ -61,6 +61,8 @@ pub trait Vector: Copy {
     unsafe fn sqrt(self) -> Self;
     /// `self * 2^n` for whole `n` in -126..=127.
     unsafe fn scale_by_power_of_two(self, n: Self) -> Self;
+    /// `self`, with 0 in the lanes where `x < limit`.
+    unsafe fn zero_where_less(self, x: Self, limit: Self) -> Self;
     /// The sum of all lanes, in a fixed order.
     unsafe fn sum(self) -> f32;
     /// The largest lane.

@@ -80,6 +80,10 @@ impl Vector for Portable {
         self.zip(n, |a, n| a * f32::from_bits(((n as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
+    unsafe fn zero_where_less(self, x: Self, limit: Self) -> Self {
+        Self(std::array::from_fn(|i| if x.0[i] < limit.0[i] { 0.0 } else { self.0[i] }))
+    }
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         let v = self.0;
         ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
