@@ -1,0 +1,123 @@
+//! What can go wrong with vocabularies, texts and templates.
+
+/// An error of the text module.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// A file could not be opened, read or unpacked.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file is larger than any vocabulary.
+    #[error("{file} has more than {limit} bytes; check that it is a vocabulary")]
+    FileTooLarge {
+        /// The file.
+        file: String,
+        /// The largest size in bytes.
+        limit: u64,
+    },
+    /// A file that should be text is not.
+    #[error("{file} is not UTF-8 at byte {offset}; check that it is a vocabulary")]
+    NotUtf8 {
+        /// The file.
+        file: String,
+        /// Where the text breaks.
+        offset: usize,
+    },
+    /// A file is not JSON, or not of the expected kind.
+    #[error("{file} is not the JSON expected of a tokenizer: {source}")]
+    Json {
+        /// The file.
+        file: String,
+        /// The cause, with line and column.
+        source: serde_json::Error,
+    },
+    /// A line of a merge file is not two symbols.
+    #[error("{file} line {line}: expected two symbols with a space between, found {found:?}")]
+    BadMerge {
+        /// The file.
+        file: String,
+        /// The line, or the number of the merge in a `tokenizer.json`, from 1.
+        line: usize,
+        /// The line's start.
+        found: String,
+    },
+    /// A merge has a symbol that is not in the vocabulary.
+    #[error(
+        "{file} line {line} of the merges: symbol {symbol:?} is not in the vocabulary; take both \
+         files from the same model"
+    )]
+    UnknownSymbol {
+        /// The file.
+        file: String,
+        /// The line, or the number of the merge in a `tokenizer.json`, from 1.
+        line: usize,
+        /// The symbol.
+        symbol: String,
+    },
+    /// A byte has no symbol in the vocabulary.
+    #[error("{file} has no symbol {symbol:?}, which every byte-level vocabulary has")]
+    NoByteSymbol {
+        /// The file.
+        file: String,
+        /// The symbol.
+        symbol: String,
+    },
+    /// A special token is not in the vocabulary.
+    #[error("{file} has no token {token:?}; take the vocabulary from the folder of its model")]
+    NoSuchToken {
+        /// The file.
+        file: String,
+        /// The token.
+        token: String,
+    },
+    /// An id is far beyond the number of symbols.
+    #[error("{file}: id {id} is not below {limit}; ids must be numbered without gaps")]
+    TokenIdTooLarge {
+        /// The file.
+        file: String,
+        /// The id.
+        id: usize,
+        /// The bound that it breaks.
+        limit: usize,
+    },
+    /// An id to decode is not in the vocabulary.
+    #[error("id {id} is not below {vocab}, the size of the vocabulary; use the model's tokenizer")]
+    TokenOutOfRange {
+        /// The id.
+        id: u32,
+        /// How many ids there are.
+        vocab: usize,
+    },
+    /// A text has too many tokens.
+    #[error(
+        "the text has {tokens} tokens, expected at most {context_length}; shorten it or have it cut"
+    )]
+    TextTooLong {
+        /// Its tokens, with the special ones around it.
+        tokens: usize,
+        /// The most there may be.
+        context_length: usize,
+    },
+    /// A template has no place for the label.
+    #[error("template {template:?} has no {{}}; put {{}} where the label goes")]
+    NoPlaceholder {
+        /// The template.
+        template: String,
+    },
+    /// A vocabulary to train has no room for all bytes.
+    #[error("a vocabulary of {vocab_size} is too small; ask for {smallest} or more")]
+    VocabularyTooSmall {
+        /// The size asked for.
+        vocab_size: usize,
+        /// The smallest size.
+        smallest: usize,
+    },
+}
+
+/// A result of the text module.
+pub type Result<T> = std::result::Result<T, TextError>;
