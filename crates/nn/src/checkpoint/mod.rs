@@ -1,1 +1,235 @@
 //! Checkpoint files: safetensors, PyTorch archives, NumPy archives, the hub cache.
+//!
+//! [`Checkpoint::open`] takes a weights file or a model directory and gives named tensors as
+//! plain bytes, `f32`s or `i64`s; it knows nothing of layers. Files are mapped, so opening costs
+//! the headers only. [`save_safetensors`] writes; [`hub::resolve`] turns a model's name into a path.
+//!
+//! Every format is read as hostile input: offsets and sizes are checked against the file before
+//! anything is allocated, and pickles are interpreted, never executed (`pickle.rs` has the rule).
+//! GGUF is not read here.
+
+mod archive;
+mod dtype;
+mod entry;
+mod error;
+pub mod hub;
+mod locate;
+mod npz;
+mod pickle;
+mod region;
+mod safetensors;
+mod torch;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use dtype::Dtype;
+pub use error::{Error, Result};
+pub use region::MappedF32;
+pub use safetensors::save_safetensors;
+
+use entry::Entry;
+use region::Region;
+
+/// A tensor to be written: row-major, little-endian `bytes`.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorView<'a> {
+    /// The tensor's name in the file.
+    pub name: &'a str,
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Sizes of its axes; empty for a scalar.
+    pub shape: &'a [usize],
+    /// Its elements.
+    pub bytes: &'a [u8],
+}
+
+/// What one file holds, by name.
+#[derive(Default)]
+struct Contents {
+    entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// Named tensors in one or several files, checked on opening and read on demand.
+#[derive(Debug)]
+pub struct Checkpoint {
+    files: Vec<(PathBuf, Region)>,
+    /// The tensor and the index of its file.
+    entries: BTreeMap<String, (Entry, usize)>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Opens a weights file or a model directory.
+    ///
+    /// A file's format is told from its first bytes. In a directory the first of these wins:
+    /// `model.safetensors`, `model.safetensors.index.json` and its shards,
+    /// `open_clip_model.safetensors`, `pytorch_model.bin`, `pytorch_model.bin.index.json` and its
+    /// shards, `open_clip_pytorch_model.bin`, then the only `*.npz`, the only `*.pt` or `*.pth`,
+    /// the only `*.safetensors`. An index file may also be given itself.
+    ///
+    /// # Errors
+    /// Any [`Error`] but the hub's: the file is missing, ambiguous, damaged or refused.
+    pub fn open(path: &Path) -> Result<Self> {
+        let located = locate::weights(path)?;
+        let mut checkpoint = Self::empty();
+        for file in located.files {
+            let region = Region::map(&file)?;
+            checkpoint.add(file, region)?;
+        }
+        for (tensor, file) in located.index {
+            let found = checkpoint.entries.get(&tensor).map(|&(_, file)| &checkpoint.files[file].0);
+            if found != Some(&file) {
+                return Err(Error::MissingTensor { path: file, tensor });
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    /// Opens a weights file that is already in memory, such as one inside the program
+    /// (`&'static [u8]`) or a `Vec<u8>`. Errors call it `<memory>`.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::open`].
+    pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
+        let mut checkpoint = Self::empty();
+        checkpoint.add("<memory>".into(), Region::Memory(Arc::new(bytes.into())))?;
+        Ok(checkpoint)
+    }
+
+    fn empty() -> Self {
+        Self { files: Vec::new(), entries: BTreeMap::new(), metadata: BTreeMap::new() }
+    }
+
+    fn add(&mut self, path: PathBuf, region: Region) -> Result<()> {
+        let contents = read_file(&path, region.as_slice())?;
+        for (name, entry) in contents.entries {
+            match self.entries.entry(name) {
+                Slot::Vacant(slot) => slot.insert((entry, self.files.len())),
+                Slot::Occupied(slot) => {
+                    let other = self.files[slot.get().1].0.clone();
+                    return Err(Error::Duplicate { path, other, tensor: slot.key().clone() });
+                }
+            };
+        }
+        self.metadata.extend(contents.metadata);
+        self.files.push((path, region));
+        Ok(())
+    }
+
+    /// The tensors' names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Element type and shape of a tensor.
+    pub fn info(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        self.entries.get(name).map(|(entry, _)| (entry.dtype, &entry.shape[..]))
+    }
+
+    /// A tensor's elements as row-major, little-endian bytes; borrowed from the file where it
+    /// stores them so, gathered or decompressed otherwise.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], or [`Error::Tensor`] if a compressed file turns out damaged.
+    pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
+        let (entry, file) = self.entry(name)?;
+        let (path, region) = &self.files[*file];
+        entry.read(region.as_slice()).map_err(|reason| Error::Tensor {
+            path: path.clone(),
+            tensor: name.into(),
+            reason,
+        })
+    }
+
+    /// A tensor's elements as f32, from any element type; exact for f16 and bf16.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::bytes`].
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.entry(name)?.0.dtype.to_f32(&self.bytes(name)?))
+    }
+
+    /// A tensor's elements as i64, from any integer type or bool.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::bytes`], and [`Error::Dtype`] for floating-point elements.
+    pub fn read_i64(&self, name: &str) -> Result<Vec<i64>> {
+        let (entry, file) = self.entry(name)?;
+        entry.dtype.to_i64(&self.bytes(name)?).ok_or_else(|| Error::Dtype {
+            path: self.files[*file].0.clone(),
+            tensor: name.into(),
+            found: entry.dtype.name().into(),
+            expected: "an integer type",
+        })
+    }
+
+    /// A tensor's elements without a copy, if the file stores them as aligned, row-major f32s.
+    pub fn mapped_f32(&self, name: &str) -> Option<MappedF32> {
+        let (entry, file) = self.entries.get(name)?;
+        if entry.dtype != Dtype::F32 {
+            return None;
+        }
+        self.files[*file].1.f32s(entry.file_range()?)
+    }
+
+    /// The file's own notes: the safetensors `__metadata__`, or the plain numbers and strings
+    /// beside a pickled state dict.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The file that holds a tensor, `None` if no file does.
+    pub fn file_of(&self, name: &str) -> Option<&Path> {
+        self.entries.get(name).map(|&(_, file)| &*self.files[file].0)
+    }
+
+    /// The size of all tensors after reading, in bytes.
+    pub fn total_bytes(&self) -> usize {
+        self.entries.values().map(|(entry, _)| entry.size()).fold(0, usize::saturating_add)
+    }
+
+    fn entry(&self, name: &str) -> Result<&(Entry, usize)> {
+        self.entries.get(name).ok_or_else(|| Error::MissingTensor {
+            path: self.files.first().map_or_else(PathBuf::new, |(path, _)| path.clone()),
+            tensor: name.into(),
+        })
+    }
+}
+
+/// Reads one file by what its first bytes say it is.
+fn read_file(path: &Path, file: &[u8]) -> Result<Contents> {
+    let unsupported = |found: &str, action| {
+        Err(Error::Unsupported { path: path.to_path_buf(), found: found.into(), action })
+    };
+    if file.starts_with(b"PK\x03\x04") {
+        let members = archive::members(path, file)?;
+        return if torch::is_archive(&members) {
+            torch::read_archive(path, file, &members)
+        } else {
+            npz::read(path, file, &members)
+        };
+    }
+    if file.starts_with(b"version https://git-lfs") {
+        return unsupported("a Git LFS pointer", "fetch the file itself with `git lfs pull`");
+    }
+    if file.starts_with(b"GGUF") {
+        return unsupported("a GGUF file", "give a safetensors or PyTorch checkpoint");
+    }
+    // A safetensors header is a JSON object, and it starts at byte 8.
+    let pickled = file.first() == Some(&0x80)
+        || path
+            .extension()
+            .is_some_and(|e| ["bin", "pt", "pth", "ckpt", "pkl"].iter().any(|p| e == *p));
+    if pickled && file.get(8) != Some(&b'{') {
+        return torch::read_legacy(path, file);
+    }
+    safetensors::read(path, file)
+}
+
+#[cfg(test)]
+mod tests;

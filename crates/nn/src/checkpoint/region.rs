@@ -1,0 +1,68 @@
+//! The bytes of one checkpoint file, mapped or in memory, and typed windows into them.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use super::error::{Error, Result};
+
+/// The bytes of one file; clones share them.
+#[derive(Clone, Debug)]
+pub(super) enum Region {
+    Mapped(Arc<Mmap>),
+    Memory(Arc<Cow<'static, [u8]>>),
+}
+
+impl Region {
+    /// Maps a regular file.
+    pub(super) fn map(path: &Path) -> Result<Self> {
+        let io = |source| Error::Io { path: path.to_path_buf(), source };
+        let file = File::open(path).map_err(io)?;
+        if !file.metadata().map_err(io)?.is_file() {
+            return Err(io(std::io::Error::other("not a regular file")));
+        }
+        // SAFETY: the map is private and read-only. As with every mapped loader, the file must
+        // not be shortened while it is open; our own writer replaces files by rename and never
+        // changes one in place.
+        #[allow(unsafe_code, reason = "mapping a file is the only way to load without copying")]
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        Ok(Self::Mapped(Arc::new(map)))
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Memory(bytes) => bytes,
+        }
+    }
+
+    /// `range` as f32s, if it lies in the region and this machine can read it in place.
+    pub(super) fn f32s(&self, range: Range<usize>) -> Option<MappedF32> {
+        if cfg!(target_endian = "big") {
+            return None;
+        }
+        bytemuck::try_cast_slice::<u8, f32>(self.as_slice().get(range.clone())?).ok()?;
+        Some(MappedF32 { region: self.clone(), range })
+    }
+}
+
+/// A shared window of f32 values inside a checkpoint's bytes: cheap to clone, keeps the file
+/// mapped for as long as it lives.
+#[derive(Clone, Debug)]
+pub struct MappedF32 {
+    region: Region,
+    range: Range<usize>,
+}
+
+impl Deref for MappedF32 {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // Bounds and alignment were checked by `Region::f32s`, and a region never moves.
+        bytemuck::cast_slice(&self.region.as_slice()[self.range.clone()])
+    }
+}
