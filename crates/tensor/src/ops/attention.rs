@@ -1,0 +1,173 @@
+//! Attention as one operation.
+
+use crate::{Error, Result, Tensor};
+use ocelli_kernels::Buffer;
+use ocelli_kernels::attention::{Bias, Grads, Layout, Mask, Shape, backward, forward};
+use std::sync::Arc;
+
+/// Heads of an attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+}
+
+impl Heads {
+    /// As many key heads as query heads.
+    pub fn same(heads: usize) -> Self {
+        Self { heads, kv_heads: heads }
+    }
+}
+
+/// Which keys a query sees.
+#[derive(Clone, Debug, Default)]
+pub struct AttentionMask {
+    /// Query i sees keys up to i + keys - queries.
+    pub is_causal: bool,
+    /// `[batch, keys]`, 0 for a key that nobody sees (padding).
+    pub keys: Option<Arc<[u8]>>,
+    /// Added to the scaled scores, `[batch or 1, heads or 1, queries, keys]`; gets no gradient.
+    pub bias: Option<Tensor>,
+}
+
+impl AttentionMask {
+    /// Each token sees itself and those before it.
+    pub fn causal() -> Self {
+        Self { is_causal: true, ..Self::default() }
+    }
+
+    fn of(&self, s: &Shape) -> Result<Mask<'_>> {
+        let bias = match &self.bias {
+            None => None,
+            Some(t) => match t.shape()[..] {
+                [b, h, q, k]
+                    if (b == 1 || b == s.batch)
+                        && (h == 1 || h == s.heads)
+                        && (q, k) == (s.queries, s.keys) =>
+                {
+                    Some(Bias { values: t.values(), per_sample: b > 1, per_head: h > 1 })
+                }
+                _ => {
+                    let want = "a bias [batch or 1, heads or 1, queries, keys]";
+                    return Err(Error::shape("attention", want, t.shape()));
+                }
+            },
+        };
+        if let Some(k) = self.keys.as_ref().filter(|k| k.len() != s.batch * s.keys) {
+            let got = [k.len()].into();
+            return Err(Error::shape("attention", "a key mask [batch, keys]", &got));
+        }
+        Ok(Mask { causal: self.is_causal, keys: self.keys.as_deref(), bias })
+    }
+}
+
+impl Tensor {
+    /// Self-attention over a fused projection `[batch, tokens, (heads + 2 kv_heads) head_dim]`,
+    /// queries first, then keys, then values, each head by head; gives
+    /// `[batch, tokens, heads head_dim]`. Scores are scaled by head_dim^-1/2.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn self_attention(&self, heads: Heads, mask: &AttentionMask) -> Result<Tensor> {
+        let Heads { heads, kv_heads } = heads;
+        let parts = heads + 2 * kv_heads;
+        let &[batch, tokens, width] = &self.shape()[..] else {
+            return Err(Error::shape("self_attention", "[batch, tokens, width]", self.shape()));
+        };
+        if !width.is_multiple_of(parts) || !heads.is_multiple_of(kv_heads) {
+            let want = format!("a width of {parts} heads");
+            return Err(Error::shape("self_attention", want, self.shape()));
+        }
+        let head_dim = width / parts;
+        let s = Shape { batch, heads, kv_heads, queries: tokens, keys: tokens, head_dim };
+        let at = |head: usize| Layout::part(tokens, width, head * head_dim, head_dim);
+        let layouts = [at(0), at(heads), at(heads + kv_heads)];
+        let out_at = Layout::dense(tokens, heads, head_dim);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let x = self.values();
+        let [q_at, k_at, v_at] = layouts;
+        let mut out = Buffer::uninit(batch * tokens * heads * head_dim);
+        let mut sums = self.is_tracked().then(|| Buffer::uninit(batch * heads * tokens));
+        let m = mask.of(&s)?;
+        let to = (&mut out[..], out_at);
+        forward(s, (x, q_at), (x, k_at), (x, v_at), scale, m, to, sums.as_deref_mut());
+        let out = Tensor::new(out, [batch, tokens, heads * head_dim]);
+        let Some(sums) = sums else { return Ok(out) };
+        let (edge, qkv, mask, o) = (self.edge(), self.detach(), mask.clone(), out.clone());
+        Ok(out.tracked(&[&edge.clone()], move |grad, tape| {
+            tape.add(&edge, || {
+                let x = qkv.values();
+                let mut d = Buffer::uninit(x.len());
+                let m = mask.of(&s).expect("the mask fitted in the forward pass");
+                let io = (o.values(), grad.values(), out_at);
+                let to = Grads::Fused(&mut d);
+                backward(s, (x, q_at), (x, k_at), (x, v_at), scale, m, io, &sums, to);
+                Tensor::new(d, qkv.shape().clone())
+            });
+        }))
+    }
+
+    /// Attention of queries `[batch, queries, heads head_dim]` to `keys` and `values`
+    /// `[batch, keys, kv_heads head_dim]`; gives the shape of the queries.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn attention(
+        &self,
+        keys: &Tensor,
+        values: &Tensor,
+        heads: Heads,
+        mask: &AttentionMask,
+    ) -> Result<Tensor> {
+        let Heads { heads, kv_heads } = heads;
+        let &[batch, queries, width] = &self.shape()[..] else {
+            return Err(Error::shape("attention", "[batch, queries, width]", self.shape()));
+        };
+        let head_dim = width / heads;
+        if head_dim * heads != width || !heads.is_multiple_of(kv_heads) {
+            return Err(Error::shape("attention", format!("{heads} heads"), self.shape()));
+        }
+        for t in [keys, values] {
+            if t.shape().len() != 3 || t.shape()[0] != batch || t.shape()[2] != kv_heads * head_dim
+            {
+                let want = format!("[{batch}, keys, {}]", kv_heads * head_dim);
+                return Err(Error::shape("attention", want, t.shape()));
+            }
+        }
+        if keys.shape() != values.shape() {
+            return Err(Error::shape("attention", keys.shape().to_string(), values.shape()));
+        }
+        let s = Shape { batch, heads, kv_heads, queries, keys: keys.shape()[1], head_dim };
+        let q_at = Layout::dense(queries, heads, head_dim);
+        let kv_at = Layout::dense(s.keys, kv_heads, head_dim);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let parents = [self.edge(), keys.edge(), values.edge()];
+        let tracked = parents.iter().any(crate::tape::Edge::is_tracked);
+        let mut out = Buffer::uninit(self.elements());
+        let mut sums = tracked.then(|| Buffer::uninit(batch * heads * queries));
+        let m = mask.of(&s)?;
+        let operands = [self.detach(), keys.detach(), values.detach()];
+        {
+            let [q, k, v] = operands.each_ref().map(Tensor::values);
+            let to = (&mut out[..], q_at);
+            forward(s, (q, q_at), (k, kv_at), (v, kv_at), scale, m, to, sums.as_deref_mut());
+        }
+        let out = Tensor::new(out, self.shape().clone());
+        let Some(sums) = sums else { return Ok(out) };
+        let (mask, o, edges) = (mask.clone(), out.clone(), parents.clone());
+        Ok(out.tracked(&[&parents[0], &parents[1], &parents[2]], move |grad, tape| {
+            let [q, k, v] = operands.each_ref().map(Tensor::values);
+            let mut d = operands.each_ref().map(|t| Buffer::uninit(t.elements()));
+            let m = mask.of(&s).expect("the mask fitted in the forward pass");
+            let io = (o.values(), grad.values(), q_at);
+            let [dq, dk, dv] = &mut d;
+            let to = Grads::Separate(dq, dk, dv);
+            backward(s, (q, q_at), (k, kv_at), (v, kv_at), scale, m, io, &sums, to);
+            for ((edge, d), t) in edges.iter().zip(d).zip(&operands) {
+                tape.add(edge, || Tensor::new(d, t.shape().clone()));
+            }
+        }))
+    }
+}

@@ -1,0 +1,134 @@
+//! Sums, products and reductions.
+
+use crate::{Error, Result, Tensor};
+use ocelli_kernels::{Buffer, elementwise};
+
+impl Tensor {
+    /// `self + other`, both of one shape.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn add(&self, other: &Tensor) -> Result<Tensor> {
+        if self.shape() != other.shape() {
+            return Err(Error::shape("add", self.shape().to_string(), other.shape()));
+        }
+        let mut out = Buffer::uninit(self.elements());
+        elementwise::add_scaled(self.values(), other.values(), 1.0, &mut out);
+        let parents = [self.edge(), other.edge()];
+        let [a, b] = parents.clone();
+        let out = Tensor::new(out, self.shape().clone());
+        Ok(out.tracked(&[&parents[0], &parents[1]], move |grad, tape| {
+            tape.add(&a, || grad.detach());
+            tape.add(&b, || grad);
+        }))
+    }
+
+    /// Adds `table` to each of its repeats along the first axis: `[batch, tokens, width]` plus
+    /// `[tokens, width]`.
+    ///
+    /// # Errors
+    /// If the table's shape is not the end of this shape.
+    pub fn add_table(&self, table: &Tensor) -> Result<Tensor> {
+        let n = table.shape().len();
+        if n == 0 || n > self.shape().len() || self.shape()[self.shape().len() - n..] != table.shape()[..]
+        {
+            let want = format!("a table at the end of {}", self.shape());
+            return Err(Error::shape("add_table", want, table.shape()));
+        }
+        let mut out = Buffer::uninit(self.elements());
+        elementwise::add_repeated(self.values(), table.values(), &mut out);
+        let parents = [self.edge(), table.edge()];
+        let ([x, t], shape) = (parents.clone(), table.shape().clone());
+        let out = Tensor::new(out, self.shape().clone());
+        Ok(out.tracked(&[&parents[0], &parents[1]], move |grad, tape| {
+            tape.add(&t, || {
+                let mut d = Buffer::uninit(shape.elements());
+                elementwise::sum_rows(grad.values(), shape.elements(), &mut d);
+                Tensor::new(d, shape)
+            });
+            tape.add(&x, || grad);
+        }))
+    }
+
+    /// `self * other`, both of one shape.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn mul(&self, other: &Tensor) -> Result<Tensor> {
+        if self.shape() != other.shape() {
+            return Err(Error::shape("mul", self.shape().to_string(), other.shape()));
+        }
+        let product = |a: &Tensor, b: &Tensor| {
+            let mut out = Buffer::uninit(a.elements());
+            elementwise::multiply(a.values(), b.values(), 1.0, &mut out);
+            Tensor::new(out, a.shape().clone())
+        };
+        let parents = [self.edge(), other.edge()];
+        let ([ea, eb], a, b) = (parents.clone(), self.detach(), other.detach());
+        Ok(product(&a, &b).tracked(&[&parents[0], &parents[1]], move |grad, tape| {
+            tape.add(&ea, || product(&grad, &b));
+            tape.add(&eb, || product(&grad, &a));
+        }))
+    }
+
+    /// Each row of the last axis times `gains[width]`, plus `residual` of this shape: the layer
+    /// scale of a residual branch (Touvron et al. 2021, arXiv:2103.17239, §2).
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn scale_columns(&self, gains: &Tensor) -> Result<Tensor> {
+        let width = self.shape().last_axis();
+        if gains.shape()[..] != [width] {
+            return Err(Error::shape("scale_columns", format!("[{width}]"), gains.shape()));
+        }
+        let scaled = move |x: &Tensor, gains: &Tensor| {
+            let mut out = Buffer::uninit(x.elements());
+            for (x, out) in x.values().chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+                for ((o, x), g) in out.iter_mut().zip(x).zip(gains.values()) {
+                    *o = x * g;
+                }
+            }
+            Tensor::new(out, x.shape().clone())
+        };
+        let parents = [self.edge(), gains.edge()];
+        let ([ex, eg], x, gains) = (parents.clone(), self.detach(), gains.detach());
+        Ok(scaled(&x, &gains).tracked(&[&parents[0], &parents[1]], move |grad, tape| {
+            tape.add(&eg, || {
+                let mut product = Buffer::uninit(x.elements());
+                elementwise::multiply(grad.values(), x.values(), 1.0, &mut product);
+                let mut d = Buffer::uninit(width);
+                elementwise::sum_rows(&product, width, &mut d);
+                Tensor::new(d, [width])
+            });
+            tape.add(&ex, || scaled(&grad, &gains));
+        }))
+    }
+
+    /// `self * factor`.
+    ///
+    /// # Errors
+    /// Never; a result like the other operations.
+    pub fn scale(&self, factor: f32) -> Result<Tensor> {
+        let scaled = move |x: &Tensor| {
+            let mut out = Buffer::from_slice(x.values());
+            elementwise::scale_assign(&mut out, factor);
+            Tensor::new(out, x.shape().clone())
+        };
+        let edge = self.edge();
+        Ok(scaled(self).tracked(&[&edge.clone()], move |grad, tape| {
+            tape.add(&edge, || scaled(&grad));
+        }))
+    }
+
+    /// The sum of all values.
+    ///
+    /// # Errors
+    /// Never; a result like the other operations.
+    pub fn sum(&self) -> Result<Tensor> {
+        let sum: f64 = self.values().iter().map(|v| f64::from(*v)).sum();
+        let (edge, shape) = (self.edge(), self.shape().clone());
+        Ok(Tensor::scalar(sum as f32).tracked(&[&edge.clone()], move |grad, tape| {
+            tape.add(&edge, || Tensor::full(grad.values()[0], &shape));
+        }))
+    }
+}

@@ -1,0 +1,159 @@
+//! Every operation's gradient equals finite differences, and the tape keeps its promises.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
+use ocelli_tensor::{
+    Activation, AttentionMask, Heads, LinearOptions, Result, Targets, Tensor, checkpoint, no_grad,
+};
+
+fn values(shape: &[usize], seed: usize) -> Tensor {
+    let n = shape.iter().product::<usize>();
+    let v: Vec<f32> = (0..n).map(|i| ((i * 7919 + seed * 131) % 1009) as f32 / 504.0 - 1.0).collect();
+    Tensor::from_slice(&v, shape).unwrap()
+}
+
+/// Compares gradients of `Σ f(inputs) * weights` with central differences at some places.
+fn check(name: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    let leaves: Vec<Tensor> = inputs.iter().map(Tensor::leaf).collect();
+    let y = f(&leaves).unwrap();
+    let weights = values(y.shape(), 77);
+    let grads = y.backward_from(&weights).unwrap();
+    let loss = |inputs: &[Tensor]| -> f64 {
+        let y = no_grad(|| f(inputs)).unwrap();
+        y.values().iter().zip(weights.values()).map(|(y, w)| f64::from(*y) * f64::from(*w)).sum()
+    };
+    for (i, leaf) in leaves.iter().enumerate() {
+        let grad = grads.get(leaf).unwrap_or_else(|| panic!("{name}: input {i} got no gradient"));
+        assert_eq!(grad.shape(), leaf.shape(), "{name}: input {i}");
+        for at in (0..leaf.elements()).step_by(leaf.elements() / 7 + 1) {
+            let moved = |d: f32| {
+                let mut inputs = inputs.to_vec();
+                inputs[i].values_mut()[at] += d;
+                loss(&inputs)
+            };
+            let h = 1e-2;
+            let slope = (moved(h) - moved(-h)) / (2.0 * f64::from(h));
+            let got = f64::from(grad.values()[at]);
+            assert!((got - slope).abs() < 4e-3 * (1.0 + slope.abs()), "{name} {i}[{at}]: {got} {slope}");
+        }
+    }
+}
+
+#[test]
+fn linear() {
+    for activation in Activation::ALL {
+        if activation == Activation::Relu {
+            continue; // Its kink defeats finite differences; the kernel test covers it.
+        }
+        let inputs = [values(&[2, 3, 5], 1), values(&[4, 5], 2), values(&[4], 3), values(&[2, 3, 4], 4)];
+        check("linear", &inputs, |x| {
+            let o = LinearOptions { bias: Some(&x[2]), activation, residual: Some(&x[3]) };
+            x[0].linear_with(&x[1], o)
+        });
+        check("activate", &[values(&[9], 1)], |x| x[0].activate(activation));
+    }
+    check("matmul", &[values(&[3, 4], 1), values(&[4, 5], 2)], |x| x[0].matmul(&x[1]));
+}
+
+#[test]
+fn norms() {
+    let inputs = [values(&[3, 8], 1), values(&[8], 2), values(&[8], 3)];
+    check("layer_norm", &inputs, |x| x[0].layer_norm(&x[1], &x[2], 1e-5));
+    check("l2_normalise", &[values(&[3, 5], 1)], |x| x[0].l2_normalise());
+}
+
+#[test]
+fn attention() {
+    check("self_attention", &[values(&[2, 5, 4 * 6], 1)], |x| {
+        x[0].self_attention(Heads { heads: 2, kv_heads: 1 }, &AttentionMask::causal())
+    });
+    let mask = AttentionMask {
+        keys: Some([1, 1, 0, 1, 1, 1, 1, 1].into()),
+        bias: Some(values(&[1, 2, 3, 4], 9)),
+        ..AttentionMask::default()
+    };
+    let inputs = [values(&[2, 3, 6], 1), values(&[2, 4, 6], 2), values(&[2, 4, 6], 3)];
+    check("attention", &inputs, |x| x[0].attention(&x[1], &x[2], Heads::same(2), &mask));
+}
+
+#[test]
+fn losses() {
+    let classes = Targets::Classes([2, 0, Targets::IGNORED].into(), 0.1);
+    check("cross_entropy", &[values(&[3, 4], 1)], |x| x[0].cross_entropy(&classes));
+    let soft = Targets::Distributions(values(&[3, 4], 5));
+    check("cross_entropy", &[values(&[3, 4], 1)], |x| x[0].cross_entropy(&soft));
+    let inputs = [values(&[4, 6], 1), values(&[4, 6], 2), Tensor::full(0.7, &[])];
+    check("contrastive_loss", &inputs, |x| x[0].contrastive_loss(&x[1], &x[2]));
+    let (target, mask) = (values(&[2, 5], 8), Tensor::full(1.0, &[2, 5]));
+    check("masked_l1_loss", &[values(&[2, 5], 1)], |x| x[0].masked_l1_loss(&target, &mask));
+}
+
+#[test]
+fn tables_and_tokens() {
+    let ids = [1, 3, 1, 0].into();
+    check("embedding", &[values(&[4, 3], 1)], |x| x[0].embedding(&ids, &[2, 2]));
+    check("select_tokens", &[values(&[2, 3, 4], 1)], |x| x[0].select_tokens(&[2, 0]));
+    check("mean_tokens", &[values(&[2, 3, 4], 1)], |x| x[0].mean_tokens(1));
+    check("prepend_to", &[values(&[1, 1, 4], 1), values(&[2, 3, 4], 2)], |x| x[0].prepend_to(&x[1]));
+    let mask = [true, false, false, true].into();
+    check("replace_in", &[values(&[3], 1), values(&[2, 2, 3], 2)], |x| x[0].replace_in(&x[1], &mask));
+}
+
+#[test]
+fn elementwise_and_rearranging() {
+    let two = [values(&[2, 3, 4], 1), values(&[2, 3, 4], 2)];
+    check("add", &two, |x| x[0].add(&x[1]));
+    check("mul", &two, |x| x[0].mul(&x[1]));
+    check("add_table", &[values(&[2, 3, 4], 1), values(&[3, 4], 2)], |x| x[0].add_table(&x[1]));
+    check("scale_columns", &[values(&[2, 3, 4], 1), values(&[4], 2)], |x| x[0].scale_columns(&x[1]));
+    check("scale", &two[..1], |x| x[0].scale(-1.5));
+    check("sum", &two[..1], |x| x[0].sum());
+    check("permute", &two[..1], |x| x[0].permute(&[2, 0, 1]));
+    check("cat", &[values(&[2, 1, 4], 1), values(&[2, 3, 4], 2)], |x| Tensor::cat(&[&x[0], &x[1]], 1));
+    check("narrow", &two[..1], |x| x[0].narrow(1, 1, 2));
+    check("reshape", &two[..1], |x| x[0].reshape(&[6, 4]));
+}
+
+#[test]
+fn a_tensor_used_twice_gets_the_sum() {
+    let x = values(&[3], 1).leaf();
+    let y = x.add(&x).unwrap().mul(&x).unwrap(); // 2 x^2
+    let grads = y.sum().unwrap().backward().unwrap();
+    for (g, x) in grads.get(&x).unwrap().values().iter().zip(x.values()) {
+        assert!((g - 4.0 * x).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn frozen_parents_and_no_grad_leave_no_tape() {
+    let (x, w) = (values(&[2, 3], 1), values(&[4, 3], 2).leaf());
+    assert!(!no_grad(|| x.linear(&w, None)).unwrap().is_tracked());
+    assert!(!x.linear(&w.detach(), None).unwrap().is_tracked());
+    assert!(x.sum().unwrap().backward().is_err());
+    let grads = x.linear(&w, None).unwrap().sum().unwrap().backward().unwrap();
+    assert!(grads.get(&x).is_none() && grads.get(&w).is_some());
+}
+
+#[test]
+fn a_recomputed_block_gives_the_same_gradients() {
+    let (x, w) = (values(&[2, 3], 1).leaf(), values(&[3, 3], 2).leaf());
+    let inner = w.clone();
+    let block = move |x: &Tensor| {
+        let h = x.linear_with(&inner, LinearOptions { activation: Activation::Gelu, ..Default::default() })?;
+        h.linear(&inner, None)
+    };
+    let plain = block(&x).unwrap().sum().unwrap().backward().unwrap();
+    let twice = checkpoint(&x, block).unwrap().sum().unwrap().backward().unwrap();
+    for leaf in [&x, &w] {
+        assert_eq!(plain.get(leaf).unwrap().values(), twice.get(leaf).unwrap().values());
+    }
+}
+
+#[test]
+fn wrong_shapes_are_errors_that_name_them() {
+    let x = values(&[2, 3], 1);
+    let e = x.linear(&values(&[4, 5], 2), None).unwrap_err().to_string();
+    assert_eq!(e, "linear: expected [.., 5], got [2, 3]");
+    assert!(x.add(&values(&[3, 2], 2)).is_err());
+    assert!(x.embedding(&[2].into(), &[1]).is_err());
+    assert!(x.permute(&[0, 0]).is_err());
+}
