@@ -12,6 +12,17 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
+    /// A file is no sound picture within the limits.
+    #[error("{path}: {source}")]
+    Picture {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        source: crate::image::PictureError,
+    },
+    /// A vocabulary, text or template is not as it must be.
+    #[error(transparent)]
+    Text(#[from] crate::text::TextError),
 }
 
 /// A result of this crate.

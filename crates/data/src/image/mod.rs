@@ -1,1 +1,40 @@
-//! Pictures: decoding, resampling, preprocessing.
+//! Pictures: decoding, resampling, preprocessing and training-time augmentation.
+//!
+//! The yardstick is what the published models were fed: Pillow's decoders, colour conversions and
+//! integer resampling, byte for byte. Only JPEG and lossy WebP decoding may differ from it, by less
+//! than 1 of 255 on average; `docs/pictures.md` holds the measured figures.
+//!
+//! ```
+//! use ocelli_data::image::{Limits, Processor, decode};
+//!
+//! # fn main() -> Result<(), ocelli_data::image::PictureError> {
+//! let svg = br#"<svg xmlns="http://www.w3.org/2000/svg" width="8" height="4"/>"#;
+//! let picture = decode(svg, &Limits::default())?;
+//! let pixels = Processor::openai(224).pixels(&picture)?;
+//! assert_eq!(pixels.len(), 3 * 224 * 224);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Left out: colour profiles (the references ignore them), frames after the first, palettes in TIFF.
+
+mod augment;
+mod config;
+mod decode;
+mod error;
+mod gif;
+mod jpeg;
+mod picture;
+mod png;
+mod processor;
+mod raster;
+mod resize;
+mod svg;
+
+pub use augment::{Augment, ColorJitter, RandomResizedCrop};
+pub use decode::{Format, Limits, decode, open};
+pub use error::PictureError;
+pub use picture::{Orientation, Picture, Pixels, RgbImage};
+pub use processor::{Crop, Order, Processor, Resize, Rounding};
+pub use resize::{Filter, Window, resize};
+pub use svg::render as render_svg;

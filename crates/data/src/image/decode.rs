@@ -1,0 +1,167 @@
+//! From bytes to a picture: format by content, limits before any allocation.
+
+use std::{fmt, io::Read, path::Path};
+
+use super::{
+    error::PictureError,
+    gif, jpeg,
+    picture::{Picture, Pixels},
+    png, raster, svg,
+};
+use crate::Error;
+
+/// What a picture may cost.
+///
+/// Working memory stays below 8 bytes a pixel of `max_pixels`, plus the file itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Width times height as the header declares them. Default 40 million.
+    pub max_pixels: u64,
+    /// Length of the file. Default 256 MiB.
+    pub max_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_pixels: 40_000_000, max_bytes: 256 << 20 }
+    }
+}
+
+impl Limits {
+    /// Whether a declared size is allowed.
+    pub(super) fn check(
+        &self,
+        format: Format,
+        width: impl TryInto<u64>,
+        height: impl TryInto<u64>,
+    ) -> Result<(), PictureError> {
+        let width = width.try_into().unwrap_or(u64::MAX);
+        let height = height.try_into().unwrap_or(u64::MAX);
+        if width.saturating_mul(height) > self.max_pixels {
+            let limit = self.max_pixels;
+            return Err(PictureError::TooManyPixels { format, width, height, limit });
+        }
+        Ok(())
+    }
+
+    /// What a decoder may allocate: 16 bits for each of four channels.
+    pub(super) fn decoder_bytes(&self) -> u64 {
+        self.max_pixels.saturating_mul(8)
+    }
+}
+
+/// A file format, known by the first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Format {
+    /// Baseline and progressive; grey, colour and four inks.
+    Jpeg,
+    /// Every colour type and depth.
+    Png,
+    /// Lossy and lossless; the first frame.
+    WebP,
+    /// The first frame.
+    Gif,
+    /// Windows bitmap.
+    Bmp,
+    /// The first page.
+    Tiff,
+    /// Drawn without text.
+    Svg,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Jpeg => "JPEG",
+            Self::Png => "PNG",
+            Self::WebP => "WebP",
+            Self::Gif => "GIF",
+            Self::Bmp => "BMP",
+            Self::Tiff => "TIFF",
+            Self::Svg => "SVG",
+        })
+    }
+}
+
+impl Format {
+    /// The format of a file by its first bytes; its name plays no part.
+    ///
+    /// # Errors
+    /// When there are no bytes or they begin like none of the formats.
+    pub fn of(bytes: &[u8]) -> Result<Self, PictureError> {
+        if bytes.is_empty() {
+            return Err(PictureError::Empty);
+        }
+        Ok(match bytes {
+            [0xFF, 0xD8, 0xFF, ..] => Self::Jpeg,
+            [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A, ..] => Self::Png,
+            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Self::WebP,
+            [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Self::Gif,
+            [b'B', b'M', ..] if bytes.len() > 26 => Self::Bmp,
+            [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => Self::Tiff,
+            _ if svg::is_svg(bytes) => Self::Svg,
+            _ => {
+                let start = &bytes[..bytes.len().min(16)];
+                return Err(PictureError::UnknownFormat {
+                    start: String::from_utf8_lossy(start).into_owned(),
+                });
+            }
+        })
+    }
+}
+
+/// Decodes a picture held in memory. The EXIF orientation is noted, not applied: see
+/// [`Picture::upright`]. An SVG is drawn on white with its longer side at 512 pixels.
+///
+/// # Errors
+/// When the bytes are no picture, are broken or truncated, or exceed `limits`.
+pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureError> {
+    let length = bytes.len() as u64;
+    if length > limits.max_bytes {
+        return Err(PictureError::TooManyBytes { bytes: length, limit: limits.max_bytes });
+    }
+    match Format::of(bytes)? {
+        Format::Jpeg => jpeg::decode(bytes, limits),
+        Format::Png => png::decode(bytes, limits),
+        Format::Gif => gif::decode(bytes, limits),
+        Format::WebP => raster::webp(bytes, limits),
+        Format::Bmp => raster::bmp(bytes, limits),
+        Format::Tiff => raster::tiff(bytes, limits),
+        Format::Svg => svg::decode(bytes, limits),
+    }
+}
+
+/// Reads and decodes a picture file; see [`decode`].
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be read, [`Error::Picture`] with its path when it is no sound
+/// picture within `limits`.
+pub fn open(path: impl AsRef<Path>, limits: &Limits) -> Result<Picture, Error> {
+    let path = path.as_ref();
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    let wrong = |source| Error::Picture { path: path.to_path_buf(), source };
+    let file = std::fs::File::open(path).map_err(io)?;
+    let declared = file.metadata().map_err(io)?.len();
+    if declared > limits.max_bytes {
+        let limit = limits.max_bytes;
+        return Err(wrong(PictureError::TooManyBytes { bytes: declared, limit }));
+    }
+    let mut bytes = Vec::with_capacity(declared as usize);
+    // A pipe has no length: one byte past the limit is enough to refuse it.
+    file.take(limits.max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
+    decode(&bytes, limits).map_err(wrong)
+}
+
+/// A palette picture, or a grey one if the palette says so: Pillow reads files this way, and it
+/// decides how they are resized.
+pub(super) fn indexed(indices: Vec<u8>, colors: Vec<[u8; 3]>) -> Pixels {
+    let grey =
+        colors.iter().enumerate().all(|(i, color)| color.iter().all(|&v| usize::from(v) == i));
+    if grey { Pixels::Gray(indices) } else { Pixels::Palette { indices, colors } }
+}
+
+/// Splits a flat palette into colours.
+pub(super) fn colors(flat: &[u8]) -> Vec<[u8; 3]> {
+    flat.chunks_exact(3).map(|color| [color[0], color[1], color[2]]).collect()
+}

@@ -1,0 +1,86 @@
+//! SVG through `resvg`: shapes, gradients, filters and masks; no text, no embedded or linked files.
+
+use ::resvg::{
+    tiny_skia::{Color, Pixmap, Transform},
+    usvg::{self, ImageHrefResolver, Tree},
+};
+
+use super::{
+    decode::{Format, Limits},
+    error::PictureError,
+    picture::{Picture, RgbImage},
+};
+
+/// Longer side in pixels of an SVG that is decoded like any other picture.
+const DECODED_SIDE: f32 = 512.0;
+
+/// Whether the text before the first element looks like SVG.
+pub(super) fn is_svg(bytes: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(&bytes[..bytes.len().min(4096)]);
+    let head = head.trim_start_matches('\u{feff}').trim_start();
+    head.starts_with("<svg")
+        || ((head.starts_with("<?xml") || head.starts_with("<!")) && head.contains("<svg"))
+}
+
+/// Draws an SVG at its own aspect, the longer side 512 pixels, on white.
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureError> {
+    let tree = parse(bytes)?;
+    let size = tree.size();
+    let scale = DECODED_SIDE / size.width().max(size.height());
+    let side = |length: f32| (length * scale).round().max(1.0) as usize;
+    let (width, height) = (side(size.width()), side(size.height()));
+    draw(&tree, width, height, [255; 3], limits).map(Picture::from)
+}
+
+/// Draws an SVG into `width` x `height` pixels of `background`: as large as fits without changing
+/// its aspect, centred.
+///
+/// # Errors
+/// When the bytes are no SVG or the size is 0 or over the default [`Limits`].
+pub fn render(
+    bytes: &[u8],
+    width: usize,
+    height: usize,
+    background: [u8; 3],
+) -> Result<RgbImage, PictureError> {
+    draw(&parse(bytes)?, width, height, background, &Limits::default())
+}
+
+fn parse(bytes: &[u8]) -> Result<Tree, PictureError> {
+    let options = usvg::Options {
+        // A picture must not make this program read other files.
+        image_href_resolver: ImageHrefResolver {
+            resolve_data: Box::new(|_, _, _| None),
+            resolve_string: Box::new(|_, _| None),
+        },
+        ..usvg::Options::default()
+    };
+    Tree::from_data(bytes, &options)
+        .map_err(|e| PictureError::Malformed { format: Format::Svg, reason: e.to_string() })
+}
+
+fn draw(
+    tree: &Tree,
+    width: usize,
+    height: usize,
+    background: [u8; 3],
+    limits: &Limits,
+) -> Result<RgbImage, PictureError> {
+    limits.check(Format::Svg, width, height)?;
+    let mut canvas = u32::try_from(width)
+        .ok()
+        .zip(u32::try_from(height).ok())
+        .and_then(|(width, height)| Pixmap::new(width, height))
+        .ok_or(PictureError::NoPixels { width, height })?;
+    let [red, green, blue] = background;
+    canvas.fill(Color::from_rgba8(red, green, blue, 255));
+    let size = tree.size();
+    let scale = (width as f32 / size.width()).min(height as f32 / size.height());
+    let left = (width as f32 - size.width() * scale) / 2.0;
+    let top = (height as f32 - size.height() * scale) / 2.0;
+    let place = Transform::from_scale(scale, scale).post_translate(left, top);
+    ::resvg::render(tree, place, &mut canvas.as_mut());
+    // The canvas is opaque, so premultiplied and straight colours are the same.
+    let bytes = canvas.data().chunks_exact(4).flat_map(|v| [v[0], v[1], v[2]]).collect();
+    Ok(RgbImage::from_parts(width, height, bytes))
+}
