@@ -18,7 +18,7 @@ pub enum Language {
 /// Built-in sets of prompt templates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ensemble {
-    /// The 80 English templates of CLIP for `ImageNet`.
+    /// The 80 English templates of CLIP for ImageNet.
     Imagenet80,
     /// The seven of them that do nearly as well.
     Imagenet7,
@@ -30,7 +30,7 @@ pub enum Ensemble {
 pub struct ClassNames;
 
 impl ClassNames {
-    /// The names of the 1,000 `ImageNet` classes, in the order of the labels.
+    /// The names of the 1,000 ImageNet classes, in the order of the labels.
     ///
     /// ```
     /// use ocelli_data::text::{ClassNames, Language};
