@@ -327,6 +327,31 @@ fn tensors_stay_inside_their_storage() {
     }
 }
 
+/// Modules that each hold the one before twice: 2⁴⁰ paths in 1 kB.
+#[test]
+fn shared_modules_and_wrappers_do_not_explode() {
+    let head = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.";
+    let mut modules = [&head[..], b"c__torch__\nM\n)\x81q\0"].concat();
+    for level in 0..40u8 {
+        modules.extend(b"c__torch__\nM\n)\x81}(U\x01ah");
+        modules.push(level);
+        modules.extend(b"U\x01bh");
+        modules.extend([level, b'u', b'b', b'q', level + 1]);
+    }
+    modules.extend(b".].");
+    assert!(matches!(from_vec(modules), Err(Error::Limit { .. })));
+
+    let mut wrappers = [&head[..], b"}q\0"].concat();
+    for level in 0..200u8 {
+        wrappers.extend(b"}(U\x05modelh");
+        wrappers.extend([level, b'U', 3]);
+        wrappers.extend(b"emah");
+        wrappers.extend([level, b'u', b'q', level + 1]);
+    }
+    wrappers.extend(b".].");
+    assert!(matches!(from_vec(wrappers), Err(Error::NoTensors { .. })));
+}
+
 #[test]
 fn a_zip_bomb_is_refused_before_it_is_decoded() {
     let whole = std::fs::read(fixture("deflated.npz")).unwrap();
