@@ -54,6 +54,10 @@ photo.save(out / "progressive.jpg", quality=90, progressive=True)
 photo.save(out / "turned.jpg", quality=90, exif=exif)
 photo.convert("L").save(out / "l.jpg", quality=90)
 photo.convert("CMYK").save(out / "cmyk.jpg", quality=95)
+# Four inks as YCCK: the same file with the colour transform of the Adobe segment set to 2.
+ink = (out / "cmyk.jpg").read_bytes()
+at = ink.index(b"Adobe") + 11
+(out / "ycck.jpg").write_bytes(ink[:at] + b"\x02" + ink[at + 1:])
 
 tensors = {}
 for file in sorted(out.iterdir()):

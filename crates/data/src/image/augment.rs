@@ -236,3 +236,104 @@ fn turn(image: &RgbImage, degrees: f64) -> RgbImage {
     }
     RgbImage::from_parts(width, height, out)
 }
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+    use super::*;
+
+    fn gradient(width: usize, height: usize) -> RgbImage {
+        let bytes = (0..width * height)
+            .flat_map(|i| [(i % width) as u8 * 3, (i / width) as u8 * 5, (i % 251) as u8])
+            .collect();
+        RgbImage::from_parts(width, height, bytes)
+    }
+
+    #[test]
+    fn crops_keep_to_their_ranges() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let crop = RandomResizedCrop::new(8, (0.2, 0.6));
+        let mut lefts = std::collections::BTreeSet::new();
+        for _ in 0..500 {
+            let window = crop.window(90, 70, &mut rng);
+            assert!(window.x.end <= 90 && window.y.end <= 70, "{window:?}");
+            let (crop_width, crop_height) = (window.x.len() as f64, window.y.len() as f64);
+            let share = crop_width * crop_height / 6300.0;
+            assert!((0.18..0.63).contains(&share), "{share}");
+            assert!((0.72..1.39).contains(&(crop_width / crop_height)), "{window:?}");
+            lefts.insert(window.x.start);
+        }
+        assert!(lefts.len() > 30, "crops should move");
+        // Nothing of an allowed aspect fits by chance: the largest centred one.
+        let all = RandomResizedCrop::new(8, (1.0, 1.0)).window(100, 10, &mut rng);
+        assert_eq!(all, Window { x: 43..56, y: 0..10 });
+    }
+
+    #[test]
+    fn a_crop_is_cut_and_then_resized() {
+        let image = gradient(40, 30);
+        let crop = RandomResizedCrop::new(16, (0.3, 0.5));
+        let window = crop.window(40, 30, &mut ChaCha8Rng::seed_from_u64(3));
+        let got = crop.apply(&image, &mut ChaCha8Rng::seed_from_u64(3));
+        let cut: Vec<u8> = window
+            .y
+            .clone()
+            .flat_map(|y| {
+                &image.bytes()[(y * 40 + window.x.start) * 3..(y * 40 + window.x.end) * 3]
+            })
+            .copied()
+            .collect();
+        let sides = (window.x.len(), window.y.len());
+        let all = Window::all(16, 16);
+        let expected = super::super::resize(&cut, sides, 3, (16, 16), Filter::Bicubic, &all);
+        assert_eq!(got.bytes(), expected);
+    }
+
+    #[test]
+    fn colours_change_as_pillow_blends() {
+        // Pillow 13: Brightness(1.3), Contrast(1.3) and Color(0.4) of (200, 100, 50), alone.
+        let luma_value = luma(&[200, 100, 50]);
+        assert_eq!(luma_value, 124);
+        assert_eq!([200, 100, 50].map(|v| blend(0, v, 1.3)), [255, 130, 65]);
+        assert_eq!([200, 100, 50].map(|v| blend(124, v, 1.3)), [222, 92, 27]);
+        assert_eq!([200, 100, 50].map(|v| blend(124, v, 0.4)), [154, 114, 94]);
+    }
+
+    #[test]
+    fn each_step_does_what_it_says() {
+        let image = gradient(9, 6);
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        assert_eq!(Augment::default().apply(&image, &mut rng), image);
+
+        let flipped = Augment { flip: 1.0, ..Augment::default() }.apply(&image, &mut rng);
+        assert_eq!(flipped.bytes()[..3], image.bytes()[24..27]);
+        let grey = Augment { grayscale: 1.0, ..Augment::default() }.apply(&image, &mut rng);
+        assert!(grey.bytes().chunks_exact(3).all(|v| v[0] == v[1] && v[1] == v[2]));
+        assert_eq!(turn(&image, 0.0), image);
+        let half = turn(&image, 180.0);
+        let mut reversed: Vec<[u8; 3]> =
+            image.bytes().chunks_exact(3).map(|v| [v[0], v[1], v[2]]).collect();
+        reversed.reverse();
+        assert_eq!(half.bytes(), reversed.as_flattened());
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_picture() {
+        let strengths =
+            ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, probability: 1.0 };
+        let augment = Augment {
+            rotate: 10.0,
+            jitter: Some(strengths),
+            grayscale: 0.2,
+            ..Augment::inception(12)
+        };
+        let image = gradient(50, 40);
+        let make = |seed| augment.apply(&image, &mut ChaCha8Rng::seed_from_u64(seed));
+        assert_eq!(make(11), make(11));
+        assert_ne!(make(11), make(12));
+        // Pinned, so that a change of the random stream does not go unseen.
+        let sum: u64 = make(11).bytes().iter().map(|&v| u64::from(v)).sum();
+        assert_eq!(sum, 29_236);
+    }
+}

@@ -314,3 +314,88 @@ impl Fields<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(result: Result<Processor, PictureError>) -> String {
+        result.map_or_else(|e| e.to_string(), |processor| panic!("read as {processor:?}"))
+    }
+
+    #[test]
+    fn hugging_face_files() {
+        // The published files of openai/clip-vit-base-patch32 (old), google/vit-base-patch16-224 (old),
+        // facebook/dinov2-base and Salesforce/blip-image-captioning-base, by their settings.
+        let clip = r#"{"crop_size": 224, "do_center_crop": true, "do_normalize": true,
+            "do_resize": true, "feature_extractor_type": "CLIPFeatureExtractor",
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711], "resample": 3, "size": 224}"#;
+        let clip = Processor::from_hf_json(clip).expect("a sound file");
+        let crop = Some(Crop { size: (224, 224), rounding: Rounding::Floor });
+        let expected = Processor { order: Order::RgbFirst, crop, ..Processor::openai(224) };
+        assert_eq!(clip, expected);
+
+        let vit = r#"{"do_normalize": true, "do_resize": true, "image_mean": [0.5, 0.5, 0.5],
+            "feature_extractor_type": "ViTFeatureExtractor",
+            "image_std": [0.5, 0.5, 0.5], "resample": 2, "size": 224}"#;
+        let vit = Processor::from_hf_json(vit).expect("a sound file");
+        assert_eq!(vit.resize, Resize::Exact(224, 224));
+        assert_eq!((vit.filter, vit.crop, vit.mean), (Filter::Bilinear, None, [0.5; 3]));
+        assert_eq!(vit.size(), Some((224, 224)));
+
+        let dino = r#"{"crop_size": {"height": 224, "width": 224}, "do_center_crop": true,
+            "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
+            "image_processor_type": "BitImageProcessor", "resample": 3,
+            "rescale_factor": 0.00392156862745098, "size": {"shortest_edge": 256}}"#;
+        let dino = Processor::from_hf_json(dino).expect("a sound file");
+        assert_eq!((dino.resize, dino.size()), (Resize::ShortestEdge(256), Some((224, 224))));
+
+        let blip = r#"{"image_processor": {"image_processor_type": "BlipImageProcessorFast",
+            "size": {"height": 384, "width": 512}, "do_normalize": false, "do_rescale": false}}"#;
+        let blip = Processor::from_hf_json(blip).expect("a sound file");
+        assert_eq!(blip.resize, Resize::Exact(512, 384));
+        assert_eq!(
+            (blip.rescale.to_bits(), blip.mean, blip.std),
+            (1.0_f64.to_bits(), [0.0; 3], [1.0; 3])
+        );
+    }
+
+    #[test]
+    fn open_clip_and_timm_files() {
+        let text = r#"{"model_cfg": {"vision_cfg": {"image_size": 224}},
+            "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
+            "interpolation": "bicubic", "resize_mode": "squash"}}"#;
+        let squash = Processor::from_open_clip_json(text).expect("a sound file");
+        assert_eq!((squash.resize, squash.crop), (Resize::Exact(224, 224), None));
+        assert_eq!((squash.order, squash.mean), (Order::RgbLast, [0.5; 3]));
+        let text = text.replace("squash", "longest");
+        let longest = Processor::from_open_clip_json(&text).expect("a sound file");
+        assert_eq!((longest.resize, longest.size()), (Resize::LongestEdge(224), Some((224, 224))));
+        let plain = r#"{"model_cfg": {"vision_cfg": {"image_size": 224}}, "preprocess_cfg": {}}"#;
+        let plain = Processor::from_open_clip_json(plain).expect("a sound file");
+        assert_eq!(plain, Processor::openai(224));
+
+        let timm = r#"{"pretrained_cfg": {"input_size": [3, 224, 224], "crop_pct": 0.9,
+            "interpolation": "bicubic", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}"#;
+        let timm = Processor::from_timm_json(timm).expect("a sound file");
+        assert_eq!((timm.resize, timm.size()), (Resize::ShortestEdge(248), Some((224, 224))));
+    }
+
+    #[test]
+    fn wrong_files_say_where() {
+        let unknown =
+            error(Processor::from_hf_json(r#"{"image_processor_type": "SamImageProcessor"}"#));
+        assert!(unknown.contains("SamImageProcessor") && unknown.contains("Bit"), "{unknown}");
+        let missing = error(Processor::from_hf_json(r#"{"size": 224}"#));
+        assert!(missing.contains("image_processor_type is missing"), "{missing}");
+        let size = r#"{"image_processor_type": "ViTImageProcessor", "size": {"longest_edge": 9}}"#;
+        assert!(error(Processor::from_hf_json(size)).contains("size is {\"longest_edge\":9}"));
+        let huge = r#"{"image_processor_type": "ViTImageProcessor", "size": 10000000}"#;
+        assert!(error(Processor::from_hf_json(huge)).contains("1 to 8192"));
+        let resample = r#"{"image_processor_type": "ViTImageProcessor", "resample": 1}"#;
+        assert!(error(Processor::from_hf_json(resample)).contains("resample is 1"));
+        assert!(error(Processor::from_open_clip_json("{}")).contains("image_size is missing"));
+        assert!(error(Processor::from_timm_json("[")).contains("not valid JSON"));
+    }
+}

@@ -1,6 +1,7 @@
 //! JPEG through `zune-jpeg`.
 //!
-//! Mean absolute difference to Pillow 13 (libjpeg-turbo 6.2 interface): see `docs/pictures.md`.
+//! Differs from Pillow 13 (libjpeg-turbo) by 0.01 (4:4:4) to 0.24 (4:2:0) of 255 on average and 4 at most:
+//! `docs/pictures.md` has the pictures. Smooth chroma upsampling is on in both.
 
 use ::zune_jpeg::{
     JpegDecoder,

@@ -84,3 +84,36 @@ fn draw(
     let bytes = canvas.data().chunks_exact(4).flat_map(|v| [v[0], v[1], v[2]]).collect();
     Ok(RgbImage::from_parts(width, height, bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF_RED: &[u8] = br##"<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"
+        width="4" height="2"><rect width="2" height="2" fill="#f00"/></svg>"##;
+
+    #[test]
+    fn drawings_keep_their_aspect_and_lie_on_the_background() {
+        let image = render(HALF_RED, 8, 8, [1, 2, 3]).expect("a sound SVG");
+        let pixel = |x: usize, y: usize| &image.bytes()[(y * 8 + x) * 3..][..3];
+        assert_eq!((pixel(0, 0), pixel(7, 7)), (&[1, 2, 3][..], &[1, 2, 3][..]));
+        assert_eq!((pixel(3, 4), pixel(4, 4)), (&[255, 0, 0][..], &[1, 2, 3][..]));
+        let picture = decode(HALF_RED, &Limits::default()).expect("a sound SVG");
+        assert_eq!((picture.width(), picture.height()), (512, 256));
+    }
+
+    #[test]
+    fn other_files_are_not_read() {
+        let linked = br#"<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4">
+            <image href="/etc/hostname" width="4" height="4"/></svg>"#;
+        let image = render(linked, 4, 4, [9; 3]).expect("a sound SVG");
+        assert_eq!(image.bytes(), [9; 48]);
+    }
+
+    #[test]
+    fn sizes_are_limited() {
+        assert!(render(HALF_RED, 0, 8, [0; 3]).is_err());
+        let error = render(HALF_RED, 60_000, 60_000, [0; 3]).expect_err("too large").to_string();
+        assert!(error.contains("SVG of 60000x60000"), "{error}");
+    }
+}
