@@ -109,6 +109,7 @@ fn elementwise_and_rearranging() {
     check("sum", &two[..1], |x| x[0].sum());
     check("permute", &two[..1], |x| x[0].permute(&[2, 0, 1]));
     check("cat", &[values(&[2, 1, 4], 1), values(&[2, 3, 4], 2)], |x| Tensor::cat(&[&x[0], &x[1]], 1));
+    check("patches", &[values(&[2, 3, 5, 4], 1)], |x| x[0].patches(2));
     check("narrow", &two[..1], |x| x[0].narrow(1, 1, 2));
     check("reshape", &two[..1], |x| x[0].reshape(&[6, 4]));
 }

@@ -26,6 +26,51 @@ impl Tensor {
         }))
     }
 
+    /// Cuts pictures into square patches: `[batch, channels, img_h, img_w]` to
+    /// `[batch, patches, channels * side * side]`, patches in reading order; a rest of less than a
+    /// patch at the right and the bottom is left out. With a linear layer behind it this is the
+    /// convolution whose kernel and stride are `side`.
+    ///
+    /// # Errors
+    /// If the picture is smaller than a patch.
+    pub fn patches(&self, side: usize) -> Result<Tensor> {
+        let &[batch, channels, img_h, img_w] = &self.shape()[..] else {
+            let want = "[batch, channels, img_h, img_w]";
+            return Err(Error::shape("patches", want, self.shape()));
+        };
+        let (grid_h, grid_w) = (img_h / side.max(1), img_w / side.max(1));
+        if side == 0 || grid_h * grid_w == 0 {
+            let want = format!("a picture of at least {side} x {side}");
+            return Err(Error::shape("patches", want, self.shape()));
+        }
+        let width = channels * side * side;
+        let shape = [batch, grid_h * grid_w, width];
+        // Calls `f(place in the picture, place in the patches)` for each run of `side` values.
+        let runs = move |f: &mut dyn FnMut(usize, usize)| {
+            for patch in 0..batch * grid_h * grid_w {
+                let (sample, at) = (patch / (grid_h * grid_w), patch % (grid_h * grid_w));
+                let (top, left) = (at / grid_w * side, at % grid_w * side);
+                for row in 0..channels * side {
+                    let (channel, y) = (row / side, row % side);
+                    let line = (sample * channels + channel) * img_h + top + y;
+                    f(line * img_w + left, patch * width + row * side);
+                }
+            }
+        };
+        let mut out = Buffer::uninit(shape.iter().product());
+        let x = self.values();
+        runs(&mut |from, to| out[to..to + side].copy_from_slice(&x[from..from + side]));
+        let (edge, from_shape) = (self.edge(), self.shape().clone());
+        Ok(Tensor::new(out, shape).tracked(&[&edge.clone()], move |grad, tape| {
+            tape.add(&edge, || {
+                let mut d = Buffer::zeroed(from_shape.elements());
+                let g = grad.values();
+                runs(&mut |from, to| d[from..from + side].copy_from_slice(&g[to..to + side]));
+                Tensor::new(d, from_shape)
+            });
+        }))
+    }
+
     /// Joins tensors along `axis`; their other axes are equal.
     ///
     /// # Errors

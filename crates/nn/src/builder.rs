@@ -1,0 +1,273 @@
+//! Where the parameters of a new model come from.
+
+use crate::checkpoint::{self, Checkpoint, MappedF32};
+use crate::names::{Layout, Names, Place, share};
+use crate::{Init, Parameter, Parameters};
+use ocelli_tensor::{Mapped, Tensor};
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Makes the parameters of a model, at random or from a checkpoint.
+///
+/// Problems are collected rather than returned one by one; [`Builder::finish`] reports them all.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    path: String,
+    shared: Rc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    source: Source,
+    made: RefCell<Vec<Parameter>>,
+    used: RefCell<HashSet<String>>,
+    problems: RefCell<Problems>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Random(u64),
+    Checkpoint(Arc<Checkpoint>, Vec<Names>),
+}
+
+#[derive(Debug, Default)]
+struct Problems {
+    missing: Vec<String>,
+    misshaped: Vec<String>,
+    not_finite: Vec<String>,
+    unreadable: Vec<checkpoint::Error>,
+}
+
+/// A checkpoint does not hold the model that its configuration describes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// Tensors are missing, left over or of another shape; all of them are listed.
+    #[error("{}", self.report())]
+    Mismatch {
+        /// The file.
+        file: String,
+        /// Names that the model needs and the file lacks.
+        missing: Vec<String>,
+        /// Names with the expected and the found shape.
+        misshaped: Vec<String>,
+        /// Names that no part of the model took.
+        unused: Vec<String>,
+        /// Names of tensors that hold NaN or infinity.
+        not_finite: Vec<String>,
+    },
+    /// The file could not be read.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+}
+
+/// Names of one kind that a message lists before it only counts.
+const LISTED: usize = 20;
+
+impl LoadError {
+    fn report(&self) -> String {
+        let Self::Mismatch { file, missing, misshaped, unused, not_finite } = self else {
+            return String::new();
+        };
+        let mut text = format!("{file}: the checkpoint does not fit its configuration");
+        for (what, names) in [
+            ("missing", missing),
+            ("of another shape", misshaped),
+            ("not used", unused),
+            ("with values that are not finite", not_finite),
+        ] {
+            if names.is_empty() {
+                continue;
+            }
+            text += &format!("\n  {} {what}: {}", names.len(), names[..names.len().min(LISTED)].join(", "));
+            if names.len() > LISTED {
+                text += &format!(", and {} more", names.len() - LISTED);
+            }
+        }
+        let packed = misshaped.iter().any(|m| m.contains("found [0]") || m.ends_with(", 1]"));
+        text += if packed {
+            "\n  a shape [0] comes from a checkpoint saved while its weights were split over machines, \
+             [n, 1] from 4-bit packing: save full weights and try again"
+        } else {
+            "\n  check that the configuration belongs to this file"
+        };
+        text
+    }
+}
+
+struct InMap(MappedF32);
+
+impl Mapped for InMap {
+    fn values(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl Builder {
+    /// New parameters; the same seed gives the same values.
+    pub fn random(seed: u64) -> Self {
+        Self::new(Source::Random(seed))
+    }
+
+    /// Parameters of a checkpoint, through the name maps of its family; the first map that knows a
+    /// name decides.
+    pub fn load(checkpoint: Arc<Checkpoint>, names: Vec<Names>) -> Self {
+        Self::new(Source::Checkpoint(checkpoint, names))
+    }
+
+    fn new(source: Source) -> Self {
+        let shared = Shared {
+            source,
+            made: RefCell::default(),
+            used: RefCell::default(),
+            problems: RefCell::default(),
+        };
+        Self { path: String::new(), shared: Rc::new(shared) }
+    }
+
+    /// The builder of a part: its names follow `part` and a dot.
+    #[must_use]
+    pub fn at(&self, part: impl Display) -> Self {
+        Self { path: format!("{}{part}.", self.path), shared: Rc::clone(&self.shared) }
+    }
+
+    /// A parameter; drawn by `init` if the model is new.
+    pub fn parameter(&self, name: &str, shape: &[usize], init: Init) -> Parameter {
+        self.make(name, shape, init, false)
+    }
+
+    /// A running statistic, which no optimiser touches.
+    pub fn buffer(&self, name: &str, shape: &[usize], value: f32) -> Parameter {
+        self.make(name, shape, Init::Constant(value), true)
+    }
+
+    fn make(&self, name: &str, shape: &[usize], init: Init, is_buffer: bool) -> Parameter {
+        let name = format!("{}{name}", self.path);
+        let value = match &self.shared.source {
+            Source::Random(seed) => Tensor::from_slice(&init.draw(*seed, &name, shape), shape).ok(),
+            Source::Checkpoint(checkpoint, names) => self.find(checkpoint, names, &name, shape),
+        };
+        let parameter = Parameter::new(name, value.unwrap_or_else(|| Tensor::zeros(shape)), is_buffer);
+        self.shared.made.borrow_mut().push(parameter.clone());
+        parameter
+    }
+
+    fn find(&self, file: &Checkpoint, names: &[Names], name: &str, shape: &[usize]) -> Option<Tensor> {
+        let mut problems = self.shared.problems.borrow_mut();
+        let Some(place) = names.iter().find_map(|n| n.place(name)) else {
+            problems.missing.push(format!("{name} (the family has no such tensor)"));
+            return None;
+        };
+        let mut whole = true;
+        for theirs in &place.theirs {
+            let Some((_, found)) = file.info(theirs) else {
+                problems.missing.push(theirs.clone());
+                whole = false;
+                continue;
+            };
+            self.shared.used.borrow_mut().insert(theirs.clone());
+            let want = share(shape, place.theirs.len());
+            if !want.as_ref().is_some_and(|want| place.fits(found, want)) {
+                let want = want.unwrap_or_else(|| shape.to_vec());
+                problems.misshaped.push(format!("{theirs} for {name} expected {want:?}, found {found:?}"));
+                whole = false;
+            }
+        }
+        if !whole {
+            return None;
+        }
+        match Self::read(file, &place, shape) {
+            Ok(Some(tensor)) => {
+                if !tensor.values().iter().all(|v| v.is_finite()) {
+                    problems.not_finite.push(place.theirs.join(" + "));
+                }
+                Some(tensor)
+            }
+            Ok(None) => None,
+            Err(e) => {
+                problems.unreadable.push(e);
+                None
+            }
+        }
+    }
+
+    fn read(file: &Checkpoint, place: &Place, shape: &[usize]) -> checkpoint::Result<Option<Tensor>> {
+        if let ([theirs], Layout::Same) = (&place.theirs[..], place.layout)
+            && let Some(mapped) = file.mapped_f32(theirs)
+        {
+            return Ok(Tensor::from_mapped(Arc::new(InMap(mapped)), shape).ok());
+        }
+        let mut parts = Vec::with_capacity(place.theirs.len());
+        for theirs in &place.theirs {
+            let found = file.info(theirs).map(|(_, shape)| shape.to_vec()).unwrap_or_default();
+            parts.push((found, file.read_f32(theirs)?));
+        }
+        Ok(place.to_ours(parts, shape).and_then(|v| Tensor::from_slice(&v, shape).ok()))
+    }
+
+    /// Whether the checkpoint holds the parameter `name` of this part; true for new models.
+    pub fn has(&self, name: &str) -> bool {
+        match &self.shared.source {
+            Source::Random(_) => true,
+            Source::Checkpoint(file, names) => {
+                let name = format!("{}{name}", self.path);
+                names
+                    .iter()
+                    .find_map(|n| n.place(&name))
+                    .is_some_and(|p| p.theirs.iter().all(|t| file.info(t).is_some()))
+            }
+        }
+    }
+
+    /// All parameters made, if every one was found and nothing was left over.
+    ///
+    /// # Errors
+    /// [`LoadError`], which lists everything that does not fit.
+    pub fn finish(self) -> Result<Parameters, LoadError> {
+        let mut problems = self.shared.problems.take();
+        if !problems.unreadable.is_empty() {
+            return Err(problems.unreadable.swap_remove(0).into());
+        }
+        if let Source::Checkpoint(file, names) = &self.shared.source {
+            let used = self.shared.used.borrow();
+            let unused: Vec<String> = file
+                .names()
+                .filter(|n| !used.contains(*n) && !names.iter().any(|m| m.is_ignored(n)))
+                .map(str::to_owned)
+                .collect();
+            let Problems { missing, misshaped, not_finite, .. } = problems;
+            if !(missing.is_empty() && misshaped.is_empty() && unused.is_empty() && not_finite.is_empty())
+            {
+                let of = file.names().next().and_then(|n| file.file_of(n));
+                let file = of.map_or_else(|| "checkpoint".to_owned(), |p| p.display().to_string());
+                return Err(LoadError::Mismatch { file, missing, misshaped, unused, not_finite });
+            }
+        }
+        Ok(Parameters::new(self.shared.made.take()))
+    }
+}
+
+impl Parameters {
+    /// The tensors of a checkpoint family from values of ours: name, shape, values. `values` gives
+    /// the value (or gradient) of a parameter, or `None` to leave it out.
+    pub fn export(
+        &self,
+        names: &[Names],
+        mut values: impl FnMut(&Parameter) -> Option<Tensor>,
+    ) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+        let mut out = Vec::new();
+        for p in self.iter() {
+            let (Some(place), Some(tensor)) =
+                (names.iter().find_map(|n| n.place(p.name())), values(p))
+            else {
+                continue;
+            };
+            let parts = place.to_theirs(tensor.shape(), tensor.values());
+            out.extend(place.theirs.into_iter().zip(parts).map(|(name, (shape, v))| (name, shape, v)));
+        }
+        out
+    }
+}

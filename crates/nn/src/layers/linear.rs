@@ -1,0 +1,69 @@
+//! The linear layer.
+
+use crate::{Builder, Init, Parameter};
+use ocelli_tensor::{Activation, LinearOptions, PackedWeight, Result, Tensor};
+use std::sync::Mutex;
+
+/// `y = x Wᵀ + b`. Outside of training the weight is packed once for the kernels.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Parameter,
+    bias: Option<Parameter>,
+    /// The packed weight and the version of the values it was made from.
+    packed: Mutex<Option<(u64, PackedWeight)>>,
+}
+
+impl Linear {
+    /// `weight` `[outputs, inputs]` drawn by `init`, `bias` `[outputs]` from 0.
+    pub fn new(b: &Builder, inputs: usize, outputs: usize, has_bias: bool, init: Init) -> Self {
+        let weight = b.parameter("weight", &[outputs, inputs], init);
+        let bias = has_bias.then(|| b.parameter("bias", &[outputs], Init::Constant(0.0)));
+        Self::from_parts(weight, bias)
+    }
+
+    /// From parameters that exist.
+    pub fn from_parts(weight: Parameter, bias: Option<Parameter>) -> Self {
+        Self { weight, bias, packed: Mutex::new(None) }
+    }
+
+    /// `[.., inputs]` to `[.., outputs]`.
+    ///
+    /// # Errors
+    /// If the last axis is not `inputs`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_with(x, Activation::None, None)
+    }
+
+    /// `activation(x Wᵀ + b) + residual`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn forward_with(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let weight = self.weight.tensor();
+        let bias = self.bias.as_ref().map(Parameter::tensor);
+        let options = LinearOptions { bias: bias.as_ref(), activation, residual };
+        let tracked = |t: Option<&Tensor>| t.is_some_and(Tensor::is_tracked);
+        if x.is_tracked() || weight.is_tracked() || tracked(bias.as_ref()) || tracked(residual) {
+            return x.linear_with(&weight, options);
+        }
+        x.linear_packed(&self.packed(&weight)?, options)
+    }
+
+    fn packed(&self, weight: &Tensor) -> Result<PackedWeight> {
+        let version = self.weight.version();
+        let mut slot = self.packed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((made, packed)) = &*slot
+            && *made == version
+        {
+            return Ok(packed.clone());
+        }
+        let packed = PackedWeight::new(weight)?;
+        *slot = Some((version, packed.clone()));
+        Ok(packed)
+    }
+}

@@ -1,0 +1,313 @@
+//! Parameter names of checkpoint families.
+//!
+//! A family is one table: our name on the left, the family's on the right. `*` stands for one part
+//! between dots and pairs with the `*` of the other side in order. `{a,b,c}` on the right names
+//! several tensors that we hold as one, stacked along the first axis. `~` at the start of a right
+//! side is the family's optional prefix, found in the file.
+
+/// How the values of a family's tensor lie, compared with ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// The same, but for axes of length 1 and merged axes.
+    Same,
+    /// A matrix, transposed; axes before and after this many are merged first.
+    Transposed(usize),
+    /// Filters `[height, width, in, out]` where ours are `[out, in, height, width]`.
+    Hwio,
+}
+
+/// One row of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Name {
+    ours: &'static str,
+    theirs: &'static str,
+    layout: Layout,
+    leading: usize,
+}
+
+/// The same tensor under another name.
+pub const fn copy(ours: &'static str, theirs: &'static str) -> Name {
+    Name { ours, theirs, layout: Layout::Same, leading: 0 }
+}
+
+/// Several tensors, `{a,b,c}`, that we hold as one.
+pub const fn concat(ours: &'static str, theirs: &'static str) -> Name {
+    copy(ours, theirs)
+}
+
+/// A matrix that the family holds transposed; its first `split` axes merge to rows.
+pub const fn transpose(ours: &'static str, theirs: &'static str, split: usize) -> Name {
+    Name { ours, theirs, layout: Layout::Transposed(split), leading: 0 }
+}
+
+impl Name {
+    /// The family writes this many axes of length 1 before ours.
+    #[must_use]
+    pub const fn leading(self, leading: usize) -> Self {
+        Self { leading, ..self }
+    }
+
+    /// The family holds filters as `[height, width, in, out]`.
+    #[must_use]
+    pub const fn hwio(self) -> Self {
+        Self { layout: Layout::Hwio, ..self }
+    }
+}
+
+/// The name map of a checkpoint.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    rules: Vec<Name>,
+    prefix: String,
+    /// Prefix of our own names that the table leaves out, such as `vision.`.
+    root: String,
+    ignored: Vec<&'static str>,
+}
+
+/// What a parameter of ours is in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Tensors that stack up to ours.
+    pub(crate) theirs: Vec<String>,
+    pub(crate) layout: Layout,
+    pub(crate) leading: usize,
+}
+
+impl Names {
+    /// Our own names, as training writes them.
+    pub fn ours() -> Self {
+        Self::default()
+    }
+
+    /// A family's table. `ignored` are patterns of tensors that carry nothing we need.
+    pub fn family(rules: &[Name], ignored: &[&'static str]) -> Self {
+        Self {
+            rules: rules.to_vec(),
+            prefix: String::new(),
+            root: String::new(),
+            ignored: ignored.to_vec(),
+        }
+    }
+
+    /// The same with what `~` stands for.
+    #[must_use]
+    pub fn with_prefix(self, prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), ..self }
+    }
+
+    /// The same for a part of a larger model: the table's names follow `root` in ours.
+    #[must_use]
+    pub fn under(self, root: &str) -> Self {
+        Self { root: root.to_owned(), ..self }
+    }
+
+    /// Two tables as one.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        let absolute = |names: &Self| {
+            assert!(names.root.is_empty() && names.prefix.is_empty(), "join tables first");
+        };
+        absolute(&self);
+        absolute(other);
+        self.rules.extend(&other.rules);
+        self.ignored.extend(&other.ignored);
+        self
+    }
+
+    /// Where a parameter of ours is, or `None` if the family has no such thing.
+    pub(crate) fn place(&self, name: &str) -> Option<Place> {
+        if self.rules.is_empty() {
+            return Some(Place { theirs: vec![name.to_owned()], layout: Layout::Same, leading: 0 });
+        }
+        let name = name.strip_prefix(&self.root)?;
+        self.rules.iter().find_map(|rule| {
+            let stars = captures(rule.ours, name)?;
+            let theirs = expand(rule.theirs, &self.prefix, &stars);
+            Some(Place { theirs, layout: rule.layout, leading: rule.leading })
+        })
+    }
+
+    pub(crate) fn is_ignored(&self, name: &str) -> bool {
+        let bare = name.strip_prefix(&self.prefix).unwrap_or(name);
+        self.ignored.iter().any(|p| captures(p, bare).is_some() || captures(p, name).is_some())
+    }
+}
+
+/// What each `*` of `pattern` stands for, if the pattern fits.
+fn captures<'a>(pattern: &str, name: &'a str) -> Option<Vec<&'a str>> {
+    let (mut stars, mut parts) = (Vec::new(), name.split('.'));
+    for want in pattern.split('.') {
+        let part = parts.next()?;
+        if want == "*" {
+            stars.push(part);
+        } else if want != part {
+            return None;
+        }
+    }
+    parts.next().is_none().then_some(stars)
+}
+
+fn expand(theirs: &str, prefix: &str, stars: &[&str]) -> Vec<String> {
+    let mut name = match theirs.strip_prefix('~') {
+        Some(rest) => format!("{prefix}{rest}"),
+        None => theirs.to_owned(),
+    };
+    for star in stars {
+        name = name.replacen('*', star, 1);
+    }
+    match (name.find('{'), name.find('}')) {
+        (Some(open), Some(close)) => name[open + 1..close]
+            .split(',')
+            .map(|part| format!("{}{part}{}", &name[..open], &name[close + 1..]))
+            .collect(),
+        _ => vec![name],
+    }
+}
+
+impl Place {
+    /// Our values from the family's tensors; `None` if a shape does not fit.
+    pub(crate) fn to_ours(&self, parts: Vec<(Vec<usize>, Vec<f32>)>, ours: &[usize]) -> Option<Vec<f32>> {
+        let share = share(ours, parts.len())?;
+        let mut all = Vec::with_capacity(ours.iter().product());
+        for (shape, values) in parts {
+            if !self.fits(&shape, &share) {
+                return None;
+            }
+            match self.layout {
+                Layout::Same => all.extend(values),
+                Layout::Transposed(split) => {
+                    let rows: usize = shape[..split].iter().product();
+                    all.extend(transposed(&values, rows));
+                }
+                Layout::Hwio => {
+                    // [height * width * in, out] to [out, height * width, in] to [out, in, ..]
+                    let &[h, w, inputs, outputs] = &shape[..] else { return None };
+                    let filters = transposed(&values, h * w * inputs);
+                    for filter in filters.chunks_exact(h * w * inputs) {
+                        all.extend(transposed(filter, h * w));
+                    }
+                    debug_assert_eq!(outputs, share[0]);
+                }
+            }
+        }
+        Some(all)
+    }
+
+    /// Whether a tensor of the family has the values of `share` of ours.
+    pub(crate) fn fits(&self, theirs: &[usize], share: &[usize]) -> bool {
+        let bare = |shape: &[usize]| -> Vec<usize> { shape.iter().copied().filter(|n| *n != 1).collect() };
+        let merged = |shape: &[usize]| {
+            // Merged head axes: only the product counts, but the first axis stays with ours.
+            shape.iter().product::<usize>() == share.iter().product::<usize>()
+        };
+        match self.layout {
+            Layout::Same => bare(theirs) == bare(share) || (share.len() == 1 && theirs.len() == 2 && merged(theirs)),
+            Layout::Transposed(split) if split < theirs.len() => {
+                let rows: usize = theirs[..split].iter().product();
+                let cols: usize = theirs[split..].iter().product();
+                share == [cols, rows]
+            }
+            Layout::Transposed(_) => false,
+            Layout::Hwio => matches!(theirs, &[h, w, i, o] if share == [o, i, h, w]),
+        }
+    }
+
+    /// The family's tensors from our values, each with its shape. Only for the layouts that we
+    /// write: the same, or a transposed matrix.
+    pub(crate) fn to_theirs(&self, ours: &[usize], values: &[f32]) -> Vec<(Vec<usize>, Vec<f32>)> {
+        let n = self.theirs.len();
+        let share = share(ours, n).unwrap_or_else(|| ours.to_vec());
+        values
+            .chunks_exact((values.len() / n).max(1))
+            .map(|part| match self.layout {
+                Layout::Transposed(_) => {
+                    let shape = share.iter().rev().copied().collect();
+                    (shape, transposed(part, share[0]))
+                }
+                _ => {
+                    let mut shape = vec![1; self.leading];
+                    shape.extend(&share);
+                    (shape, part.to_vec())
+                }
+            })
+            .collect()
+    }
+}
+
+/// The shape of one of `n` equal parts along the first axis.
+pub(crate) fn share(ours: &[usize], n: usize) -> Option<Vec<usize>> {
+    let mut share = ours.to_vec();
+    if n > 1 {
+        let first = share.first_mut()?;
+        if !first.is_multiple_of(n) {
+            return None;
+        }
+        *first /= n;
+    }
+    Some(share)
+}
+
+fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
+    let cols = values.len() / rows.max(1);
+    let mut out = Vec::with_capacity(values.len());
+    for c in 0..cols {
+        out.extend((0..rows).map(|r| values[r * cols + c]));
+    }
+    out
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // A test fails by panicking.
+mod tests {
+    use super::*;
+
+    const TABLE: &[Name] = &[
+        copy("class", "~cls").leading(2),
+        copy("patch.*", "~proj.*"),
+        concat("blocks.*.attn.qkv.*", "~layer.*.{q,k,v}.*"),
+        transpose("head.weight", "head/kernel", 1),
+    ];
+
+    #[test]
+    fn names_are_found_in_both_directions() {
+        let names = Names::family(TABLE, &["pos.*"]).with_prefix("vit.").under("vision.");
+        let place = names.place("vision.blocks.3.attn.qkv.bias").unwrap();
+        assert_eq!(place.theirs, ["vit.layer.3.q.bias", "vit.layer.3.k.bias", "vit.layer.3.v.bias"]);
+        assert_eq!(names.place("vision.patch.weight").unwrap().theirs, ["vit.proj.weight"]);
+        assert_eq!(names.place("vision.head.weight").unwrap().theirs, ["head/kernel"]);
+        assert!(names.place("vision.other").is_none() && names.place("class").is_none());
+        assert!(names.is_ignored("pos.ids") && names.is_ignored("vit.pos.ids") && !names.is_ignored("pos"));
+    }
+
+    #[test]
+    fn values_come_back_as_they_went() {
+        let names = Names::family(TABLE, &[]);
+        for (name, ours) in [
+            ("class", vec![4]),
+            ("blocks.0.attn.qkv.weight", vec![6, 2]),
+            ("head.weight", vec![2, 3]),
+        ] {
+            let place = names.place(name).unwrap();
+            let values: Vec<f32> = (0..ours.iter().product()).map(|i| i as f32).collect();
+            let theirs = place.to_theirs(&ours, &values);
+            assert_eq!(theirs.len(), place.theirs.len());
+            assert_eq!(place.to_ours(theirs, &ours).unwrap(), values);
+        }
+        let place = names.place("head.weight").unwrap();
+        assert_eq!(place.to_theirs(&[2, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])[0].1, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        assert!(place.to_ours(vec![(vec![2, 3], vec![0.0; 6])], &[2, 3]).is_none());
+    }
+
+    #[test]
+    fn filters_and_merged_heads_are_brought_into_our_order() {
+        let place = |layout| Place { theirs: vec![String::new()], layout, leading: 0 };
+        // [1, 2, in 2, out 3] to [3, 2, 1, 2]
+        let values: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let ours = place(Layout::Hwio).to_ours(vec![(vec![1, 2, 2, 3], values)], &[3, 2, 1, 2]).unwrap();
+        assert_eq!(ours[..4], [0.0, 6.0, 3.0, 9.0]);
+        // [in 2, heads 2, head_dim 1] to [2, 2]
+        let heads = vec![(vec![2, 2, 1], vec![0.0, 1.0, 2.0, 3.0])];
+        assert_eq!(place(Layout::Transposed(1)).to_ours(heads, &[2, 2]).unwrap(), [0.0, 2.0, 1.0, 3.0]);
+        assert!(place(Layout::Same).fits(&[2, 3], &[6]) && !place(Layout::Same).fits(&[3, 2], &[2, 3]));
+    }
+}

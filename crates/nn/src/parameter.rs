@@ -1,0 +1,110 @@
+//! Parameters of a model.
+
+use ocelli_tensor::Tensor;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// A named tensor of a model that training may change; copies are the same parameter.
+#[derive(Clone, Debug)]
+pub struct Parameter(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    is_buffer: bool,
+    value: RwLock<Tensor>,
+    /// Changes with the values, so that packed copies know when they are old.
+    version: AtomicU64,
+}
+
+impl Parameter {
+    pub(crate) fn new(name: String, value: Tensor, is_buffer: bool) -> Self {
+        let value = if is_buffer { value } else { value.leaf() };
+        let (value, version) = (RwLock::new(value), AtomicU64::new(0));
+        Self(Arc::new(Inner { name, is_buffer, value, version }))
+    }
+
+    /// The full name, such as `vision.blocks.3.norm1.weight`.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Whether this is a running statistic rather than something that learns.
+    pub fn is_buffer(&self) -> bool {
+        self.0.is_buffer
+    }
+
+    /// The value; a leaf of the tape while the parameter is trainable.
+    pub fn tensor(&self) -> Tensor {
+        self.0.value.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The lengths of the axes.
+    pub fn shape(&self) -> Vec<usize> {
+        self.0.value.read().unwrap_or_else(PoisonError::into_inner).shape().to_vec()
+    }
+
+    /// The number of values.
+    pub fn elements(&self) -> usize {
+        self.shape().iter().product()
+    }
+
+    /// Whether gradients are computed for it.
+    pub fn is_trainable(&self) -> bool {
+        self.tensor().is_tracked()
+    }
+
+    /// Freezes or unfreezes the parameter. A buffer stays frozen.
+    pub fn set_trainable(&self, trainable: bool) {
+        let mut value = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
+        *value = if trainable && !self.0.is_buffer { value.leaf() } else { value.detach() };
+    }
+
+    /// Lets `change` write the values in place.
+    pub fn update(&self, change: impl FnOnce(&mut [f32])) {
+        change(self.0.value.write().unwrap_or_else(PoisonError::into_inner).values_mut());
+        self.0.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Takes another value, of another shape if need be (a resampled position table).
+    pub fn replace(&self, tensor: &Tensor) {
+        let mut value = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
+        *value = if value.is_tracked() { tensor.leaf() } else { tensor.detach() };
+        self.0.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Grows with every change of the values.
+    pub fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Acquire)
+    }
+}
+
+/// All parameters of a model, in the order in which they were made.
+#[derive(Clone, Debug, Default)]
+pub struct Parameters(Vec<Parameter>);
+
+impl Parameters {
+    pub(crate) fn new(list: Vec<Parameter>) -> Self {
+        Self(list)
+    }
+
+    /// Each parameter and buffer.
+    pub fn iter(&self) -> impl Iterator<Item = &Parameter> {
+        self.0.iter()
+    }
+
+    /// The parameters that gradients are computed for.
+    pub fn trainable(&self) -> impl Iterator<Item = &Parameter> {
+        self.0.iter().filter(|p| p.is_trainable())
+    }
+
+    /// A parameter by its full name.
+    pub fn get(&self, name: &str) -> Option<&Parameter> {
+        self.0.iter().find(|p| p.name() == name)
+    }
+
+    /// The number of values that can learn, buffers left out.
+    pub fn elements(&self) -> usize {
+        self.0.iter().filter(|p| !p.is_buffer()).map(Parameter::elements).sum()
+    }
+}
