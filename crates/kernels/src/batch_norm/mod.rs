@@ -209,11 +209,12 @@ pub fn backward(
     gradients: Gradients,
 ) {
     sizes.check(x.len(), affine_, statistics);
-    assert!(grad_out.len() == x.len() && gradients.input.len() == x.len());
-    assert!(gradients.gamma.len() == sizes.channels && gradients.beta.len() == sizes.channels);
+    let Gradients { input, gamma, beta } = gradients;
+    assert!(grad_out.len() == x.len() && input.len() == x.len());
+    assert!(gamma.len() == sizes.channels && beta.len() == sizes.channels);
     let count = (sizes.batch * sizes.pixels) as f32;
-    let to = Shared::new(gradients.input);
-    let (gammas, betas) = (Shared::new(gradients.gamma), Shared::new(gradients.beta));
+    let to = Shared::new(input);
+    let (gammas, betas) = (Shared::new(gamma), Shared::new(beta));
     parallel_for(sizes.channels, |channel| {
         let (mean, rstd) = (statistics.mean[channel], statistics.rstd(channel));
         let line = affine_.line(channel, mean, rstd, sizes.relu);

@@ -67,7 +67,9 @@ pub(crate) fn affine(x: &[f32], line: Line, out: &mut [f32]) {
     }
     debug_assert_eq!(x.len(), out.len());
     // SAFETY: the instruction set is there.
-    unsafe { dispatch!(Isa::best(), run(x: &[f32], line: Line, out: &mut [f32])) }
+    unsafe {
+        dispatch!(Isa::best(), run(x: &[f32], line: Line, out: &mut [f32]));
+    }
 }
 
 #[inline(always)]
@@ -170,6 +172,6 @@ pub(crate) fn grad_input(
                 factors: Factors,
                 out: &mut [f32],
             )
-        )
+        );
     }
 }

@@ -5,10 +5,11 @@
 
 use super::columns::{Block, Layout, SLACK};
 use super::{Conv2d, DEPTH, pad_all};
+use crate::batch_norm::plane::sum;
 use crate::buffer::Buffer;
 use crate::gemm::{Panel, Tail, pack_row_major, pack_transposed, panel_fn, panel_width};
 use crate::pool::{Shared, parallel_for};
-use crate::simd::{Isa, Vector, dispatch};
+use crate::simd::Isa;
 
 /// Values of the column matrix that a task of [`grad_input`] holds at a time.
 const COLUMN_VALUES: usize = 1 << 17;
@@ -213,25 +214,12 @@ pub(super) fn grad_weight_for(
 pub fn grad_bias(conv: &Conv2d, grad_out: &[f32], grad_bias: &mut [f32]) {
     let (filters, patches) = (conv.out_channels, conv.patches());
     assert!(grad_out.len() == conv.output_len() && grad_bias.len() == filters);
-    #[inline(always)]
-    unsafe fn sum<V: Vector>(x: &[f32]) -> f32 {
-        // SAFETY: full vectors stay inside.
-        unsafe {
-            let mut sum = V::splat(0.0);
-            let mut chunks = x.chunks_exact(V::LANES);
-            for chunk in &mut chunks {
-                sum = sum.add(V::load(chunk.as_ptr()));
-            }
-            sum.sum() + chunks.remainder().iter().sum::<f32>()
-        }
-    }
     let to = Shared::new(grad_bias);
     parallel_for(filters, |filter| {
         let mut total = 0.0;
         for sample in 0..conv.batch {
             let x = &grad_out[(sample * filters + filter) * patches..][..patches];
-            // SAFETY: the instruction set is there.
-            total += f64::from(unsafe { dispatch!(Isa::best(), sum(x: &[f32]) -> f32) });
+            total += f64::from(sum(x));
         }
         // SAFETY: each task writes its own filter.
         unsafe { *to.get().add(filter) = total as f32 };

@@ -111,7 +111,9 @@ pub fn average_forward(sizes: &Pool2d, pixels: &[f32], out: &mut [f32]) {
                         *out += window.iter().sum::<f32>();
                     }
                 }
-                out.iter_mut().for_each(|v| *v *= scale);
+                for v in out {
+                    *v *= scale;
+                }
             }
         }
     });

@@ -35,7 +35,9 @@ pub fn average_forward(sizes: &Pool2d, pixels: &[f64]) -> Vec<f64> {
 pub fn average_backward(sizes: &Pool2d, grad_out: &[f64]) -> Vec<f64> {
     let mut grad = vec![0.0; sizes.input_len()];
     for (window, g) in windows(sizes).iter().zip(grad_out) {
-        window.iter().for_each(|&i| grad[i] += g / window.len() as f64);
+        for &i in window {
+            grad[i] += g / window.len() as f64;
+        }
     }
     grad
 }
