@@ -39,8 +39,7 @@ impl ClipTokenizer {
     /// [`TextError::UnknownSymbol`] with the line.
     pub fn from_merge_file(bytes: &[u8], file: &str, behaviour: Behaviour) -> Result<Self> {
         let unpacked = unpack(bytes, file)?;
-        let mut merges = merge_lines(utf8(&unpacked, file)?, file)?;
-        merges.truncate(MERGES_OF_MERGE_FILE);
+        let merges = merge_lines(utf8(&unpacked, file)?, file, MERGES_OF_MERGE_FILE)?;
         let bytes: Vec<String> = byte_symbols().into_iter().map(|(_, c)| c.to_string()).collect();
         let final_bytes = bytes.iter().map(|symbol| format!("{symbol}{END_OF_WORD}"));
         let merged = merges.iter().map(|(_, left, right)| format!("{left}{right}"));
@@ -162,7 +161,7 @@ fn from_vocab(
     behaviour: Behaviour,
 ) -> Result<ClipTokenizer> {
     let ids: HashMap<String, u32> = parse_json(vocab_json, file)?;
-    let merges = merge_lines(utf8(merges_txt, file)?, file)?;
+    let merges = merge_lines(utf8(merges_txt, file)?, file, usize::MAX)?;
     build(&Parts { file, ids: &ids, merges: &merges }, names, behaviour)
 }
 
@@ -222,10 +221,14 @@ fn build(parts: &Parts<'_>, names: &SpecialNames, behaviour: Behaviour) -> Resul
     Ok(ClipTokenizer::new(Bpe::new(parts)?, splitter, special))
 }
 
-/// The merges of a merge file after its heading, with their line numbers.
-fn merge_lines<'a>(text: &'a str, file: &str) -> Result<Vec<(usize, &'a str, &'a str)>> {
+/// The first `limit` merges of a merge file after its heading, with their line numbers.
+fn merge_lines<'a>(
+    text: &'a str,
+    file: &str,
+    limit: usize,
+) -> Result<Vec<(usize, &'a str, &'a str)>> {
     let numbered = (1..).zip(text.lines()).skip(1).filter(|(_, line)| !line.is_empty());
-    numbered.map(|(number, line)| split_merge(line, number, file)).collect()
+    numbered.take(limit).map(|(number, line)| split_merge(line, number, file)).collect()
 }
 
 fn split_merge<'a>(line: &'a str, number: usize, file: &str) -> Result<(usize, &'a str, &'a str)> {
