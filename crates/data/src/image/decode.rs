@@ -12,7 +12,8 @@ use crate::Error;
 
 /// What a picture may cost.
 ///
-/// Working memory stays below 8 bytes a pixel of `max_pixels`, plus the file itself.
+/// Besides the file, the costliest kinds (progressive JPEG, 16-bit PNG) hold some 12 bytes a pixel while
+/// they decode. An SVG also takes a canvas for each group within a group that is translucent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Width times height as the header declares them. Default 40 million.
