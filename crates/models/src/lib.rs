@@ -1,1 +1,16 @@
-//! ocelli models.
+//! One file per model: vision towers, language models and the systems that papers build from them.
+//!
+//! ```text
+//! vision/    pixels -> image tokens
+//! language/  tokens -> features
+//! systems/   what composes them: CLIP
+//! ```
+
+mod error;
+pub mod language;
+mod load;
+pub mod systems;
+pub mod vision;
+
+pub use error::{Error, Result};
+pub use load::{Family, Files, HeadCounts, Model, Opened, tokenizer};

@@ -166,7 +166,11 @@ fn expand(theirs: &str, prefix: &str, stars: &[&str]) -> Vec<String> {
 
 impl Place {
     /// Our values from the family's tensors; `None` if a shape does not fit.
-    pub(crate) fn to_ours(&self, parts: Vec<(Vec<usize>, Vec<f32>)>, ours: &[usize]) -> Option<Vec<f32>> {
+    pub(crate) fn to_ours(
+        &self,
+        parts: Vec<(Vec<usize>, Vec<f32>)>,
+        ours: &[usize],
+    ) -> Option<Vec<f32>> {
         let share = share(ours, parts.len())?;
         let mut all = Vec::with_capacity(ours.iter().product());
         for (shape, values) in parts {
@@ -195,20 +199,27 @@ impl Place {
 
     /// Whether a tensor of the family has the values of `share` of ours.
     pub(crate) fn fits(&self, theirs: &[usize], share: &[usize]) -> bool {
-        let bare = |shape: &[usize]| -> Vec<usize> { shape.iter().copied().filter(|n| *n != 1).collect() };
+        let bare =
+            |shape: &[usize]| -> Vec<usize> { shape.iter().copied().filter(|n| *n != 1).collect() };
         let merged = |shape: &[usize]| {
-            // Merged head axes: only the product counts, but the first axis stays with ours.
+            // Merged axes (heads of a bias, a filter as a row): only the product counts.
             shape.iter().product::<usize>() == share.iter().product::<usize>()
         };
         match self.layout {
-            Layout::Same => bare(theirs) == bare(share) || (share.len() == 1 && theirs.len() == 2 && merged(theirs)),
+            Layout::Same => {
+                let rows_merge = share.len() == 2 && theirs.len() == 4 && theirs[0] == share[0];
+                let axes_merge = share.len() == 1 && theirs.len() == 2;
+                bare(theirs) == bare(share) || ((rows_merge || axes_merge) && merged(theirs))
+            }
             Layout::Transposed(split) if split < theirs.len() => {
                 let rows: usize = theirs[..split].iter().product();
                 let cols: usize = theirs[split..].iter().product();
                 share == [cols, rows]
             }
             Layout::Transposed(_) => false,
-            Layout::Hwio => matches!(theirs, &[h, w, i, o] if share == [o, i, h, w]),
+            Layout::Hwio => {
+                matches!(theirs, &[h, w, i, o] if share == [o, i, h, w] || share == [o, i * h * w])
+            }
         }
     }
 
@@ -272,11 +283,18 @@ mod tests {
     fn names_are_found_in_both_directions() {
         let names = Names::family(TABLE, &["pos.*"]).with_prefix("vit.").under("vision.");
         let place = names.place("vision.blocks.3.attn.qkv.bias").unwrap();
-        assert_eq!(place.theirs, ["vit.layer.3.q.bias", "vit.layer.3.k.bias", "vit.layer.3.v.bias"]);
+        assert_eq!(
+            place.theirs,
+            ["vit.layer.3.q.bias", "vit.layer.3.k.bias", "vit.layer.3.v.bias"]
+        );
         assert_eq!(names.place("vision.patch.weight").unwrap().theirs, ["vit.proj.weight"]);
         assert_eq!(names.place("vision.head.weight").unwrap().theirs, ["head/kernel"]);
         assert!(names.place("vision.other").is_none() && names.place("class").is_none());
-        assert!(names.is_ignored("pos.ids") && names.is_ignored("vit.pos.ids") && !names.is_ignored("pos"));
+        assert!(
+            names.is_ignored("pos.ids")
+                && names.is_ignored("vit.pos.ids")
+                && !names.is_ignored("pos")
+        );
     }
 
     #[test]
@@ -294,7 +312,10 @@ mod tests {
             assert_eq!(place.to_ours(theirs, &ours).unwrap(), values);
         }
         let place = names.place("head.weight").unwrap();
-        assert_eq!(place.to_theirs(&[2, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])[0].1, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        assert_eq!(
+            place.to_theirs(&[2, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])[0].1,
+            [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
+        );
         assert!(place.to_ours(vec![(vec![2, 3], vec![0.0; 6])], &[2, 3]).is_none());
     }
 
@@ -303,11 +324,17 @@ mod tests {
         let place = |layout| Place { theirs: vec![String::new()], layout, leading: 0 };
         // [1, 2, in 2, out 3] to [3, 2, 1, 2]
         let values: Vec<f32> = (0..12).map(|i| i as f32).collect();
-        let ours = place(Layout::Hwio).to_ours(vec![(vec![1, 2, 2, 3], values)], &[3, 2, 1, 2]).unwrap();
+        let ours =
+            place(Layout::Hwio).to_ours(vec![(vec![1, 2, 2, 3], values)], &[3, 2, 1, 2]).unwrap();
         assert_eq!(ours[..4], [0.0, 6.0, 3.0, 9.0]);
         // [in 2, heads 2, head_dim 1] to [2, 2]
         let heads = vec![(vec![2, 2, 1], vec![0.0, 1.0, 2.0, 3.0])];
-        assert_eq!(place(Layout::Transposed(1)).to_ours(heads, &[2, 2]).unwrap(), [0.0, 2.0, 1.0, 3.0]);
-        assert!(place(Layout::Same).fits(&[2, 3], &[6]) && !place(Layout::Same).fits(&[3, 2], &[2, 3]));
+        assert_eq!(
+            place(Layout::Transposed(1)).to_ours(heads, &[2, 2]).unwrap(),
+            [0.0, 2.0, 1.0, 3.0]
+        );
+        assert!(
+            place(Layout::Same).fits(&[2, 3], &[6]) && !place(Layout::Same).fits(&[3, 2], &[2, 3])
+        );
     }
 }

@@ -140,8 +140,22 @@ pub(super) fn backward_for(
                     for from in (0..s.keys).step_by(KEYS) {
                         let to = (from + KEYS).min(s.keys);
                         let keys = to - from;
-                        times_panels(engine, (rows, d), q_left, &key_columns, (from, to), (p, stride));
-                        times_panels(engine, (rows, d), go_left, &value_columns, (from, to), (ds, stride));
+                        times_panels(
+                            engine,
+                            (rows, d),
+                            q_left,
+                            &key_columns,
+                            (from, to),
+                            (p, stride),
+                        );
+                        times_panels(
+                            engine,
+                            (rows, d),
+                            go_left,
+                            &value_columns,
+                            (from, to),
+                            (ds, stride),
+                        );
                         for r in 0..rows {
                             let at = (sample * s.heads + head) * s.queries + query + r;
                             let row = Row {

@@ -120,7 +120,8 @@ pub(super) fn forward_for(
                                 .map_or(std::ptr::null(), |b| b.as_ptr().add(from)),
                         };
                         let running = &mut *running;
-                        let alpha = dispatch!(isa, softmax_row(row: Row, running: &mut Running) -> f32);
+                        let alpha =
+                            dispatch!(isa, softmax_row(row: Row, running: &mut Running) -> f32);
                         if from > 0 {
                             let out = out.add(r * out_at.token_stride);
                             scale_row(isa, out, s.head_dim, alpha);

@@ -56,12 +56,7 @@ impl Layout {
     /// A part of rows of `width` values that starts at `offset`, as in a fused
     /// `[batch, tokens, 3 * heads * head_dim]`.
     pub fn part(tokens: usize, width: usize, offset: usize, head_dim: usize) -> Self {
-        Self {
-            offset,
-            batch_stride: tokens * width,
-            token_stride: width,
-            head_stride: head_dim,
-        }
+        Self { offset, batch_stride: tokens * width, token_stride: width, head_stride: head_dim }
     }
 
     fn at(&self, sample: usize, head: usize) -> usize {
@@ -157,9 +152,8 @@ impl Rows {
         let mut padded = Buffer::zeroed(rows * width);
         for (r, row) in padded.chunks_exact_mut(width).enumerate() {
             // SAFETY: by the caller, `from` reaches over the rows.
-            row[..cols].copy_from_slice(unsafe {
-                std::slice::from_raw_parts(from.add(r * stride), cols)
-            });
+            row[..cols]
+                .copy_from_slice(unsafe { std::slice::from_raw_parts(from.add(r * stride), cols) });
         }
         Self { ptr: padded.as_ptr(), stride: width, _padded: Some(padded) }
     }

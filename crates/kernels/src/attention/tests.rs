@@ -30,10 +30,19 @@ struct Case {
 
 impl Case {
     /// Self-attention over a fused projection.
-    fn new(batch: usize, kv: usize, group: usize, tokens: usize, d: usize, flags: u8, seed: u64) -> Self {
+    fn new(
+        batch: usize,
+        kv: usize,
+        group: usize,
+        tokens: usize,
+        d: usize,
+        flags: u8,
+        seed: u64,
+    ) -> Self {
         let heads = kv * group;
         let width = (heads + 2 * kv) * d;
-        let shape = Shape { batch, heads, kv_heads: kv, queries: tokens, keys: tokens, head_dim: d };
+        let shape =
+            Shape { batch, heads, kv_heads: kv, queries: tokens, keys: tokens, head_dim: d };
         let part = |offset| Layout::part(tokens, width, offset, d);
         let mut keys: Vec<u8> =
             values(batch * tokens, seed + 1, 1.0).iter().map(|v| u8::from(*v > -0.5)).collect();
@@ -56,7 +65,11 @@ impl Case {
         Mask {
             causal: self.causal,
             keys: self.keys.as_deref(),
-            bias: self.bias.as_deref().map(|values| Bias { values, per_sample: false, per_head: true }),
+            bias: self.bias.as_deref().map(|values| Bias {
+                values,
+                per_sample: false,
+                per_head: true,
+            }),
         }
     }
 
@@ -64,7 +77,15 @@ impl Case {
         let s = self.shape;
         let mut out = vec![0.0; s.batch * s.queries * s.heads * s.head_dim];
         let [q, k, v] = self.at;
-        reference::forward(s, (x, q), (x, k), (x, v), self.scale, self.mask(), (&mut out, self.out_at));
+        reference::forward(
+            s,
+            (x, q),
+            (x, k),
+            (x, v),
+            self.scale,
+            self.mask(),
+            (&mut out, self.out_at),
+        );
         out
     }
 
@@ -109,7 +130,9 @@ fn long_sequences_and_usual_heads() {
 
 #[test]
 fn gradients_equal_finite_differences() {
-    for (tokens, d, flags) in [(5, 4, 0), (7, 3, 1), (9, 16, 2), (6, 5, 4), (60, 8, 7), (520, 4, 15)] {
+    for (tokens, d, flags) in
+        [(5, 4, 0), (7, 3, 1), (9, 16, 2), (6, 5, 4), (60, 8, 7), (520, 4, 15)]
+    {
         let case = Case::new(2, 2, 2, tokens, d, flags, 11);
         let s = case.shape;
         let g = values(s.batch * s.queries * s.heads * d, 3, 1.0);
@@ -120,8 +143,18 @@ fn gradients_equal_finite_differences() {
             let (out, sums) = case.forward(isa);
             let mut grad = vec![f32::NAN; case.fused.len()];
             let (x, [q, k, v]) = (&case.fused, case.at);
-            backward_for(isa, s, (x, q), (x, k), (x, v), case.scale, case.mask(),
-                (&out, &g, case.out_at), &sums, Grads::Fused(&mut grad));
+            backward_for(
+                isa,
+                s,
+                (x, q),
+                (x, k),
+                (x, v),
+                case.scale,
+                case.mask(),
+                (&out, &g, case.out_at),
+                &sums,
+                Grads::Fused(&mut grad),
+            );
             assert!(grad.iter().all(|g| g.is_finite()));
             let step = grad.len() / 12 + 1;
             for i in (0..grad.len()).step_by(step) {
@@ -132,7 +165,11 @@ fn gradients_equal_finite_differences() {
                 moved[i] = case.fused[i] - h;
                 let slope = (up - loss(&moved)) / (2.0 * f64::from(h));
                 let error = (slope - f64::from(grad[i])).abs();
-                assert!(error < 2e-3 * (1.0 + slope.abs()), "{tokens} {d} {flags} {isa:?} at {i}: {} {slope}", grad[i]);
+                assert!(
+                    error < 2e-3 * (1.0 + slope.abs()),
+                    "{tokens} {d} {flags} {isa:?} at {i}: {} {slope}",
+                    grad[i]
+                );
             }
         }
     }

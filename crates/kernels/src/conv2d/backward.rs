@@ -4,24 +4,70 @@
 //! depend on the number of threads.
 
 use super::columns::{Block, Layout, SLACK};
-use super::{Conv2d, DEPTH, pad_all};
+use super::{Conv2d, DEPTH, Padding, forward_for, pad_all};
+use crate::activation::Activation;
 use crate::batch_norm::plane::sum;
 use crate::buffer::Buffer;
 use crate::gemm::{Panel, Tail, pack_row_major, pack_transposed, panel_fn, panel_width};
-use crate::pool::{Shared, parallel_for};
+use crate::pool::{Shared, parallel_for, parallel_rows};
 use crate::simd::Isa;
 
 /// Values of the column matrix that a task of [`grad_input`] holds at a time.
 const COLUMN_VALUES: usize = 1 << 17;
 
 /// `grad_input` `[batch, in_channels, img_h, img_w]` from `grad_out`
-/// `[batch, out_channels, grid_h, grid_w]`: per sample, the transposed filters times `grad_out`
+/// `[batch, out_channels, grid_h, grid_w]`.
+///
+/// With a stride of 1 this is the convolution of `grad_out` with the filters turned by half a
+/// circle, inputs and outputs swapped. With larger ones, the transposed filters times `grad_out`
 /// give the gradient of the column matrix, which is added back to the pixels (col2im).
 ///
 /// # Panics
 /// If a slice does not have the length that `conv` states.
 pub fn grad_input(conv: &Conv2d, weight: &[f32], grad_out: &[f32], grad_input: &mut [f32]) {
     grad_input_for(Isa::best(), conv, weight, grad_out, grad_input);
+}
+
+/// The convolution that gives the gradient of one with stride 1, if its padding is narrower than
+/// the kernel.
+fn turned(conv: &Conv2d) -> Option<Conv2d> {
+    let Padding { top, bottom, left, right } = conv.padding;
+    let (kernel_h, kernel_w) = conv.kernel;
+    (conv.stride == (1, 1)).then_some(())?;
+    Some(Conv2d {
+        batch: conv.batch,
+        in_channels: conv.out_channels,
+        img_h: conv.grid_h(),
+        img_w: conv.grid_w(),
+        out_channels: conv.in_channels,
+        kernel: conv.kernel,
+        stride: (1, 1),
+        padding: Padding {
+            top: (kernel_h - 1).checked_sub(top)?,
+            bottom: (kernel_h - 1).checked_sub(bottom)?,
+            left: (kernel_w - 1).checked_sub(left)?,
+            right: (kernel_w - 1).checked_sub(right)?,
+        },
+    })
+}
+
+/// `[out, in, kernel]` to `[in, out, kernel]`, each kernel read backwards.
+fn turn(conv: &Conv2d, weight: &[f32], to: &mut [f32]) {
+    let (inputs, outputs) = (conv.in_channels, conv.out_channels);
+    let positions = conv.kernel.0 * conv.kernel.1;
+    let to = Shared::new(to);
+    parallel_rows(inputs, outputs * positions, 1 << 14, |first, count| {
+        for input in first..first + count {
+            // SAFETY: each input channel is written by one task.
+            let to = unsafe { to.slice(input * outputs * positions, outputs * positions) };
+            for (output, to) in to.chunks_exact_mut(positions).enumerate() {
+                let from = &weight[(output * inputs + input) * positions..][..positions];
+                for (to, from) in to.iter_mut().zip(from.iter().rev()) {
+                    *to = *from;
+                }
+            }
+        }
+    });
 }
 
 pub(super) fn grad_input_for(
@@ -34,6 +80,11 @@ pub(super) fn grad_input_for(
     conv.check(grad_input.len(), weight.len(), grad_out.len());
     if conv.is_empty() {
         return grad_input.fill(0.0);
+    }
+    if let Some(turned) = turned(conv) {
+        let mut filters = Buffer::uninit(weight.len());
+        turn(conv, weight, &mut filters);
+        return forward_for(isa, &turned, grad_out, &filters, None, Activation::None, grad_input);
     }
     let (fan_in, patches, filters) = (conv.fan_in(), conv.patches(), conv.out_channels);
     let width = panel_width(isa);
@@ -72,12 +123,8 @@ pub(super) fn grad_input_for(
         let planes = unsafe {
             to.slice((sample * conv.in_channels + first) * plane_len, channels * plane_len)
         };
-        let mut columns = None;
-        let c = if conv.is_pointwise() {
-            planes.as_mut_ptr()
-        } else {
-            columns.insert(Buffer::<f32>::uninit(rows * patches)).as_mut_ptr()
-        };
+        let mut columns = Buffer::<f32>::uninit(rows * patches);
+        let c = columns.as_mut_ptr();
         for p in 0..panels {
             for from in (0..filters).step_by(DEPTH) {
                 // SAFETY: lengths were checked above; `c` has room for `rows * patches`.
@@ -102,7 +149,6 @@ pub(super) fn grad_input_for(
                 }
             }
         }
-        let Some(columns) = columns else { return };
         let mut padded = Buffer::zeroed(channels * layout.channel());
         let block = Block { k: 0, depth: rows, patch: 0, patches };
         // SAFETY: `padded` holds the channels of all rows, `columns` the rows.
@@ -157,8 +203,10 @@ pub(super) fn grad_weight_for(
         }
     });
 
-    // Rows of the column matrix per task: whole tiles of 6 and of 4.
-    let rows_per_task = if fan_in >= 240 { 60 } else { 12 };
+    // Rows of the column matrix per task, in whole tiles of 6 and of 4: many, as each task reads
+    // all of `packed`, but not so many that threads are idle.
+    let per_task = [60, 36, 24].into_iter().find(|rows| fan_in.div_ceil(*rows) >= 6).unwrap_or(12);
+    let rows_per_task = fan_in.div_ceil(fan_in.div_ceil(per_task)).next_multiple_of(12);
     let groups = fan_in.div_ceil(rows_per_task);
     let mut transposed = Buffer::<f32>::uninit(fan_in * filters);
     let to = Shared::new(&mut transposed);

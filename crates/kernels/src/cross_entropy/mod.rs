@@ -182,16 +182,20 @@ mod tests {
     #[test]
     fn losses_and_gradients_match_f64() {
         let (rows, classes) = (5, 37);
-        let x: Vec<f32> = (0..rows * classes).map(|i| ((i * 7919) % 101) as f32 / 10.0 - 5.0).collect();
+        let x: Vec<f32> =
+            (0..rows * classes).map(|i| ((i * 7919) % 101) as f32 / 10.0 - 5.0).collect();
         let labels = [3, 36, Targets::IGNORED, 0, 17];
         let soft: Vec<f32> = (0..rows * classes).map(|i| ((i * 31) % 7) as f32 / 100.0).collect();
-        for (targets, counted) in
-            [(Targets::Classes(&labels, 0.0), 4), (Targets::Classes(&labels, 0.1), 4), (Targets::Distributions(&soft), 5)]
-        {
+        for (targets, counted) in [
+            (Targets::Classes(&labels, 0.0), 4),
+            (Targets::Classes(&labels, 0.1), 4),
+            (Targets::Distributions(&soft), 5),
+        ] {
             let loss = |x: &[f32]| -> f64 {
                 let mut sum = 0.0;
                 for r in 0..rows {
-                    let x: Vec<f64> = x[r * classes..][..classes].iter().map(|v| f64::from(*v)).collect();
+                    let x: Vec<f64> =
+                        x[r * classes..][..classes].iter().map(|v| f64::from(*v)).collect();
                     let lse = x.iter().map(|v| v.exp()).sum::<f64>().ln();
                     for (c, x) in x.iter().enumerate() {
                         let t = match targets {

@@ -107,7 +107,11 @@ pub fn sum_rows(x: &[f32], width: usize, out: &mut [f32]) {
                 unsafe {
                     let p = sum.as_mut_ptr().add(i);
                     let n = width - i;
-                    store_up_to(load_up_to::<V>(p, n).add(load_up_to(row.as_ptr().add(i), n)), p, n);
+                    store_up_to(
+                        load_up_to::<V>(p, n).add(load_up_to(row.as_ptr().add(i), n)),
+                        p,
+                        n,
+                    );
                 }
             }
         }

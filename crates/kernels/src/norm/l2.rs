@@ -36,7 +36,8 @@ pub fn l2_backward(y: &[f32], width: usize, norms: &[f32], grad_out: &[f32], gra
     parallel_rows(norms.len(), width, super::GRAIN, |first, count| {
         for r in first..first + count {
             let (y, g) = (&y[r * width..][..width], &grad_out[r * width..][..width]);
-            let dot = y.iter().zip(g).map(|(y, g)| f64::from(*y) * f64::from(*g)).sum::<f64>() as f32;
+            let dot =
+                y.iter().zip(g).map(|(y, g)| f64::from(*y) * f64::from(*g)).sum::<f64>() as f32;
             let scale = if norms[r] > 0.0 { 1.0 / norms[r] } else { 0.0 };
             // SAFETY: tasks own disjoint rows.
             let out = unsafe { grad_x.slice(r * width, width) };

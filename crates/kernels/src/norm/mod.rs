@@ -43,7 +43,13 @@ fn layer_norm_forward_for(
     statistics: Option<&mut [f32]>,
 ) {
     #[inline(always)]
-    unsafe fn row<V: Vector>(x: &[f32], w: &[f32], b: &[f32], eps: f32, out: &mut [f32]) -> [f32; 2] {
+    unsafe fn row<V: Vector>(
+        x: &[f32],
+        w: &[f32],
+        b: &[f32],
+        eps: f32,
+        out: &mut [f32],
+    ) -> [f32; 2] {
         let n = x.len();
         // SAFETY: all slices have `n` values; partial vectors are masked.
         unsafe {
@@ -67,7 +73,8 @@ fn layer_norm_forward_for(
             for i in (0..n).step_by(V::LANES) {
                 let left = n - i;
                 let d = load_up_to::<V>(x.as_ptr().add(i), left).sub(m).mul(r);
-                let y = d.fma(load_up_to(w.as_ptr().add(i), left), load_up_to(b.as_ptr().add(i), left));
+                let y =
+                    d.fma(load_up_to(w.as_ptr().add(i), left), load_up_to(b.as_ptr().add(i), left));
                 store_up_to(y, out.as_mut_ptr().add(i), left);
             }
             [mean, reciprocal]
@@ -160,7 +167,8 @@ fn layer_norm_backward_for(
                 dot = gw.fma(h, dot);
             }
             let Some(dx) = dx else { return };
-            let (mean_g, mean_gh) = (V::splat(sum.sum() / n as f32), V::splat(dot.sum() / n as f32));
+            let (mean_g, mean_gh) =
+                (V::splat(sum.sum() / n as f32), V::splat(dot.sum() / n as f32));
             for i in (0..n).step_by(V::LANES) {
                 let left = n - i;
                 let g = load_up_to::<V>(row.g.as_ptr().add(i), left);
@@ -216,7 +224,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn values(n: usize, seed: u64) -> Vec<f32> {
-        (0..n).map(|i| (((i as u64 * 2_654_435_761 + seed * 97) % 10_007) as f32 / 5003.0) - 1.0).collect()
+        (0..n)
+            .map(|i| (((i as u64 * 2_654_435_761 + seed * 97) % 10_007) as f32 / 5003.0) - 1.0)
+            .collect()
     }
 
     proptest! {

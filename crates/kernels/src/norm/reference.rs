@@ -1,7 +1,14 @@
 //! Norms as plain loops in f64.
 
 /// As [`super::layer_norm_forward`].
-pub fn layer_norm(x: &[f32], width: usize, weight: &[f32], bias: &[f32], eps: f64, out: &mut [f32]) {
+pub fn layer_norm(
+    x: &[f32],
+    width: usize,
+    weight: &[f32],
+    bias: &[f32],
+    eps: f64,
+    out: &mut [f32],
+) {
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
         let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / width as f64;
         let variance = x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / width as f64;

@@ -38,7 +38,8 @@ pub fn adamw(o: AdamW, weights: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut
             for i in (0..n).step_by(V::LANES) {
                 let left = n - i;
                 let g = load_up_to::<V>(g.as_ptr().add(i), left).mul(scale);
-                let (pm, pv, pw) = (m.as_mut_ptr().add(i), v.as_mut_ptr().add(i), w.as_mut_ptr().add(i));
+                let (pm, pv, pw) =
+                    (m.as_mut_ptr().add(i), v.as_mut_ptr().add(i), w.as_mut_ptr().add(i));
                 let m = load_up_to::<V>(pm, left).fma(b1, g.mul(c1));
                 let v = load_up_to::<V>(pv, left).fma(b2, g.mul(g).mul(c2));
                 let w = load_up_to::<V>(pw, left).mul(keep);
@@ -114,8 +115,16 @@ mod tests {
         let (mut m, mut v) = (vec![0.0; n], vec![0.0; n]);
         let mut want: Vec<[f64; 3]> = w.iter().map(|w| [f64::from(*w), 0.0, 0.0]).collect();
         for step in 1..=5 {
-            let g: Vec<f32> = (0..n).map(|i| ((i * 13 + step * 7) % 19) as f32 / 9.0 - 1.0).collect();
-            let o = AdamW { lr: 0.01, betas: (0.9, 0.98), eps: 1e-6, weight_decay: 0.05, step: step as u64, grad_scale: 0.5 };
+            let g: Vec<f32> =
+                (0..n).map(|i| ((i * 13 + step * 7) % 19) as f32 / 9.0 - 1.0).collect();
+            let o = AdamW {
+                lr: 0.01,
+                betas: (0.9, 0.98),
+                eps: 1e-6,
+                weight_decay: 0.05,
+                step: step as u64,
+                grad_scale: 0.5,
+            };
             adamw(o, &mut w, &g, &mut m, &mut v);
             for (x, g) in want.iter_mut().zip(&g) {
                 let g = f64::from(*g) * 0.5;

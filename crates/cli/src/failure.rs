@@ -1,0 +1,91 @@
+//! Errors as one readable chain on stderr, and the exit codes.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    /// Empty if everything was said already.
+    message: String,
+}
+
+impl Failure {
+    /// Exit code 1: something went wrong while running.
+    pub(crate) fn runtime(message: impl Into<String>) -> Self {
+        Self { code: 1, message: message.into() }
+    }
+
+    /// Exit code 2: the arguments contradict each other.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { code: 2, message: message.into() }
+    }
+
+    /// Exit code 3: input data is not valid.
+    pub(crate) fn input(message: impl Into<String>) -> Self {
+        Self { code: 3, message: message.into() }
+    }
+
+    /// Exit code 4: a model or file is not there or cannot be loaded.
+    pub(crate) fn model(message: impl Into<String>) -> Self {
+        Self { code: 4, message: message.into() }
+    }
+
+    /// Says what went wrong and gives the exit code.
+    #[allow(clippy::print_stderr)] // The one place where errors are printed.
+    pub(crate) fn report(&self) -> ExitCode {
+        if !self.message.is_empty() {
+            eprintln!("error: {}", self.message);
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+/// An error with its causes, each once.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let next_text = next.to_string();
+        if !text.contains(&next_text) {
+            text += ": ";
+            text += &next_text;
+        }
+        cause = next.source();
+    }
+    text
+}
+
+impl From<ocelli_models::Error> for Failure {
+    fn from(error: ocelli_models::Error) -> Self {
+        use ocelli_models::Error as E;
+        let message = chain(&error);
+        match error {
+            E::Load(_) | E::Checkpoint(_) | E::Io { .. } | E::Config { .. } | E::UnknownModel { .. } => {
+                Self::model(message)
+            }
+            E::Unsuitable { .. } => Self::usage(message),
+            E::Data(_) => Self::input(message),
+            _ => Self::runtime(message),
+        }
+    }
+}
+
+impl From<ocelli_nn::checkpoint::Error> for Failure {
+    fn from(error: ocelli_nn::checkpoint::Error) -> Self {
+        Self::model(chain(&error))
+    }
+}
+
+impl From<ocelli_data::Error> for Failure {
+    fn from(error: ocelli_data::Error) -> Self {
+        Self::input(chain(&error))
+    }
+}
+
+impl From<ocelli_tensor::Error> for Failure {
+    fn from(error: ocelli_tensor::Error) -> Self {
+        Self::runtime(chain(&error))
+    }
+}

@@ -1,0 +1,64 @@
+//! What can go wrong while building or running a model.
+
+use std::path::PathBuf;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An operation got operands that do not fit.
+    #[error(transparent)]
+    Tensor(#[from] ocelli_tensor::Error),
+    /// The weights do not fit the configuration.
+    #[error(transparent)]
+    Load(#[from] ocelli_nn::LoadError),
+    /// A weights file could not be read.
+    #[error(transparent)]
+    Checkpoint(#[from] ocelli_nn::checkpoint::Error),
+    /// A tokenizer or processor file could not be read.
+    #[error(transparent)]
+    Data(#[from] ocelli_data::Error),
+    /// A file of a model directory could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A configuration has a value that no model can have.
+    #[error("{}: {field}: {reason}", file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// The field, such as `vision_config.hidden_size`.
+        field: String,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// A model directory holds nothing that this version runs.
+    #[error(
+        "{}: no known model here ({found}); looked for config.json, open_clip_config.json, an \
+         OpenAI archive or a ViT .npz",
+        path.display()
+    )]
+    UnknownModel {
+        /// The directory or file.
+        path: PathBuf,
+        /// What was found instead.
+        found: String,
+    },
+    /// The model cannot do what was asked of it.
+    #[error("{what} needs {needs}; this model is {is}")]
+    Unsuitable {
+        /// What was asked.
+        what: &'static str,
+        /// The kind of model that can do it.
+        needs: &'static str,
+        /// What the model is.
+        is: String,
+    },
+}
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;

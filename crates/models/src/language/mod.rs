@@ -1,0 +1,3 @@
+//! Language models and text towers.
+
+pub mod clip_text;

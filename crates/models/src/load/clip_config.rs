@@ -1,0 +1,190 @@
+//! Configurations of CLIP checkpoints.
+
+use super::{Fields, HeadCounts};
+use crate::language::clip_text::{ClipTextConfig, EndToken};
+use crate::systems::clip::{ClipConfig, VisionConfig};
+use crate::vision::clip_resnet::ModifiedResNetConfig;
+use crate::vision::clip_vit::ClipVitConfig;
+use crate::vision::position::PositionRule;
+use crate::{Error, Result};
+use ocelli_nn::checkpoint::Checkpoint;
+use serde_json::Value;
+use std::path::Path;
+
+/// `config.json` of transformers' `CLIPModel`.
+pub(super) fn transformers(config: &Value, file: &Path) -> Result<ClipConfig> {
+    let f = Fields::new(config, file);
+    // Early files repeat the sections under other names, which win.
+    let section = |name: &str| {
+        let old = f.section(&format!("{name}_dict"));
+        if old.value.is_object() { old } else { f.section(name) }
+    };
+    let (vision, text) = (section("vision_config"), section("text_config"));
+    let width = vision.size("hidden_size", Some(768))?;
+    let patch = vision.sides("patch_size", 32)?;
+    if patch.0 != patch.1 {
+        return Err(vision.error("patch_size", "expected square patches"));
+    }
+    let text_width = text.size("hidden_size", Some(512))?;
+    let end = text.get("eos_token_id").and_then(Value::as_u64).unwrap_or(49_407);
+    Ok(ClipConfig {
+        embed_dim: f.size("projection_dim", Some(512))?,
+        vision: VisionConfig::Vit(ClipVitConfig {
+            image_size: vision.sides("image_size", 224)?,
+            patch_size: patch.0,
+            width,
+            depth: vision.size("num_hidden_layers", Some(12))?,
+            heads: vision.heads("num_attention_heads", width, Some(12))?,
+            mlp_dim: vision.size("intermediate_size", Some(3072))?,
+            quick_gelu: quick_gelu(&vision)?,
+            norm_eps: vision.number("layer_norm_eps", 1e-5)? as f32,
+            position_rule: PositionRule::Transformers,
+        }),
+        text: ClipTextConfig {
+            vocab: text.size("vocab_size", Some(49_408))?,
+            context_length: text.size("max_position_embeddings", Some(77))?,
+            width: text_width,
+            depth: text.size("num_hidden_layers", Some(12))?,
+            heads: text.heads("num_attention_heads", text_width, Some(8))?,
+            mlp_dim: text.size("intermediate_size", Some(2048))?,
+            quick_gelu: quick_gelu(&text)?,
+            norm_eps: text.number("layer_norm_eps", 1e-5)? as f32,
+            // The first published configurations say 2 and mean the largest id.
+            end_token: if end == 2 { EndToken::LargestId } else { EndToken::Id(end as u32) },
+        },
+    })
+}
+
+fn quick_gelu(f: &Fields) -> Result<bool> {
+    match f.text("hidden_act").unwrap_or("quick_gelu") {
+        "quick_gelu" => Ok(true),
+        "gelu" => Ok(false),
+        other => Err(f.error("hidden_act", format!("expected quick_gelu or gelu, got `{other}`"))),
+    }
+}
+
+/// `open_clip_config.json`.
+pub(super) fn open_clip(config: &Value, file: &Path) -> Result<ClipConfig> {
+    let root = Fields::new(config, file);
+    let f = root.section("model_cfg");
+    let (vision, text) = (f.section("vision_cfg"), f.section("text_cfg"));
+    for (section, field) in [(&vision, "timm_model_name"), (&text, "hf_model_name")] {
+        if let Some(name) = section.text(field) {
+            return Err(section.error(field, format!("a tower `{name}` is not supported")));
+        }
+    }
+    let quick_gelu = f.flag("quick_gelu", false)?;
+    let embed_dim = f.size("embed_dim", None)?;
+    let tower = if let Some(layers) = vision.get("layers").and_then(Value::as_array) {
+        let counts: Vec<usize> =
+            layers.iter().filter_map(Value::as_u64).map(|n| n as usize).collect();
+        let Ok(layers) = <[usize; 4]>::try_from(counts) else {
+            return Err(vision.error("layers", "expected four block counts of a ResNet"));
+        };
+        let width = vision.size("width", Some(64))?;
+        let head_width = vision.size("head_width", Some(64))?;
+        let image_size = vision.size("image_size", Some(224))?;
+        let heads = (width * 32 / head_width).max(1);
+        VisionConfig::ResNet(ModifiedResNetConfig { layers, width, heads, image_size })
+    } else {
+        let width = vision.size("width", Some(768))?;
+        let head_width = vision.size("head_width", Some(64))?;
+        if !width.is_multiple_of(head_width) {
+            return Err(vision.error("head_width", format!("{head_width} does not divide {width}")));
+        }
+        VisionConfig::Vit(ClipVitConfig {
+            image_size: vision.sides("image_size", 224)?,
+            patch_size: vision.size("patch_size", Some(16))?,
+            width,
+            depth: vision.size("layers", Some(12))?,
+            heads: width / head_width,
+            mlp_dim: (width as f64 * vision.number("mlp_ratio", 4.0)?) as usize,
+            quick_gelu,
+            norm_eps: 1e-5,
+            position_rule: PositionRule::Timm,
+        })
+    };
+    let width = text.size("width", Some(512))?;
+    Ok(ClipConfig {
+        embed_dim,
+        vision: tower,
+        text: ClipTextConfig {
+            vocab: text.size("vocab_size", Some(49_408))?,
+            context_length: text.size("context_length", Some(77))?,
+            width,
+            depth: text.size("layers", Some(12))?,
+            heads: text.heads("heads", width, Some(8))?,
+            mlp_dim: (width as f64 * text.number("mlp_ratio", 4.0)?) as usize,
+            quick_gelu,
+            norm_eps: 1e-5,
+            end_token: EndToken::LargestId,
+        },
+    })
+}
+
+/// Sizes from the tensors of an OpenAI archive, which has no configuration. Heads are 64 wide.
+pub(super) fn openai(weights: &Checkpoint, file: &Path, heads: HeadCounts) -> Result<ClipConfig> {
+    let shape = |name: &str| -> Result<Vec<usize>> {
+        weights.info(name).map(|(_, shape)| shape.to_vec()).ok_or_else(|| Error::Config {
+            file: file.to_owned(),
+            field: name.to_owned(),
+            reason: "the tensor is missing; expected the names of OpenAI's CLIP".to_owned(),
+        })
+    };
+    let matrix = |name: &str| -> Result<[usize; 2]> {
+        let found = shape(name)?;
+        <[usize; 2]>::try_from(found).map_err(|found| Error::Config {
+            file: file.to_owned(),
+            field: name.to_owned(),
+            reason: format!("expected a matrix, got {found:?}"),
+        })
+    };
+    let count = |pattern: &dyn Fn(usize) -> String| {
+        (0..).take_while(|i| weights.info(&pattern(*i)).is_some()).count()
+    };
+    let usual = |width: usize| (width / 64).max(1);
+    let vision = if weights.info("visual.proj").is_some() {
+        let [tokens, width] = matrix("visual.positional_embedding")?;
+        let patch_size = shape("visual.conv1.weight")?.last().copied().unwrap_or(1);
+        let side = (tokens.saturating_sub(1) as f64).sqrt().round() as usize * patch_size;
+        VisionConfig::Vit(ClipVitConfig {
+            image_size: (side, side),
+            patch_size,
+            width,
+            depth: count(&|i| format!("visual.transformer.resblocks.{i}.attn.in_proj_weight")),
+            heads: heads.vision.unwrap_or(usual(width)),
+            mlp_dim: matrix("visual.transformer.resblocks.0.mlp.c_fc.weight")?[0],
+            quick_gelu: true,
+            norm_eps: 1e-5,
+            position_rule: PositionRule::Timm,
+        })
+    } else {
+        let width = shape("visual.layer1.0.conv1.weight")?[0];
+        let [tokens, _] = matrix("visual.attnpool.positional_embedding")?;
+        VisionConfig::ResNet(ModifiedResNetConfig {
+            layers: std::array::from_fn(|s| {
+                count(&|i| format!("visual.layer{}.{i}.conv1.weight", s + 1))
+            }),
+            width,
+            heads: heads.vision.unwrap_or(usual(width * 32)),
+            image_size: 32 * (tokens.saturating_sub(1) as f64).sqrt().round() as usize,
+        })
+    };
+    let [vocab, width] = matrix("token_embedding.weight")?;
+    let [context_length, _] = matrix("positional_embedding")?;
+    Ok(ClipConfig {
+        embed_dim: matrix("text_projection")?[1],
+        vision,
+        text: ClipTextConfig {
+            vocab,
+            context_length,
+            width,
+            depth: count(&|i| format!("transformer.resblocks.{i}.attn.in_proj_weight")),
+            heads: heads.text.unwrap_or(usual(width)),
+            mlp_dim: matrix("transformer.resblocks.0.mlp.c_fc.weight")?[0],
+            quick_gelu: true,
+            norm_eps: 1e-5,
+            end_token: EndToken::LargestId,
+        },
+    })
+}

@@ -1,0 +1,503 @@
+//! From a path to a running model: which family its files are of, and what belongs to it.
+
+mod clip_config;
+mod vit_config;
+
+use crate::systems::clip::{self, Clip};
+use crate::vision::resnet_v2::{self, HybridVit};
+use crate::vision::vit::{self, Vit, VitConfig};
+use crate::{Error, Result};
+use ocelli_data::image::Processor;
+use ocelli_data::text::{Behaviour, ClipTokenizer};
+use ocelli_nn::checkpoint::Checkpoint;
+use ocelli_nn::{Builder, Names, Parameters};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A family of checkpoints: one layout of files and names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// ViT of transformers.
+    TransformersVit,
+    /// DINOv2 of transformers.
+    Dinov2,
+    /// ViT of timm.
+    TimmVit,
+    /// ViT on a ResNet of timm.
+    TimmHybrid,
+    /// ViT of the original code, `.npz`.
+    JaxVit,
+    /// CLIP of transformers.
+    TransformersClip,
+    /// CLIP of open_clip.
+    OpenClip,
+    /// CLIP of OpenAI.
+    OpenAiClip,
+    /// A model that this program trained.
+    Ocelli,
+}
+
+impl Family {
+    /// All families with their names on the command line.
+    pub const ALL: [(&'static str, Self); 9] = [
+        ("transformers-vit", Self::TransformersVit),
+        ("dinov2", Self::Dinov2),
+        ("timm-vit", Self::TimmVit),
+        ("timm-hybrid", Self::TimmHybrid),
+        ("jax-vit", Self::JaxVit),
+        ("transformers-clip", Self::TransformersClip),
+        ("open-clip", Self::OpenClip),
+        ("openai-clip", Self::OpenAiClip),
+        ("ocelli", Self::Ocelli),
+    ];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, f)| *f == self).map_or("", |(name, _)| name)
+    }
+
+    /// The family of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, f)| *f)
+    }
+}
+
+/// A model of any kind.
+#[derive(Debug)]
+pub enum Model {
+    /// A ViT with or without a head.
+    Vit(Box<Vit>),
+    /// A ViT on the feature map of a ResNet.
+    Hybrid(Box<HybridVit>),
+    /// A CLIP.
+    Clip(Box<Clip>),
+}
+
+impl Model {
+    /// What the model is, in words.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Vit(_) => "a ViT",
+            Self::Hybrid(_) => "a hybrid ViT",
+            Self::Clip(_) => "a CLIP",
+        }
+    }
+}
+
+/// Head counts where a file does not tell them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadCounts {
+    /// Of the vision tower, or of its attention pooling.
+    pub vision: Option<usize>,
+    /// Of the text tower.
+    pub text: Option<usize>,
+}
+
+/// The files of a model: where they are and what they are.
+#[derive(Debug)]
+pub struct Files {
+    path: PathBuf,
+    family: Family,
+    config: Value,
+}
+
+/// A model with all that belongs to it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The layers.
+    pub model: Model,
+    /// All parameters.
+    pub parameters: Parameters,
+    /// The name maps that they were found through.
+    pub names: Vec<Names>,
+    /// The family of the files.
+    pub family: Family,
+    /// Where they are.
+    pub path: PathBuf,
+}
+
+/// Where a model's configuration may be, most telling first.
+const CONFIGS: [&str; 2] = ["open_clip_config.json", "config.json"];
+
+impl Files {
+    /// Finds out what lies at `path`, a directory or a weights file; `family` overrules.
+    ///
+    /// # Errors
+    /// If nothing there is known, or a configuration cannot be read.
+    pub fn find(path: &Path, family: Option<Family>) -> Result<Self> {
+        let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        let mut config = Value::Null;
+        let mut file = None;
+        for name in CONFIGS {
+            let at = dir.join(name);
+            if at.is_file() {
+                config = read_json(&at)?;
+                file = Some(name);
+                break;
+            }
+        }
+        let found = match (family, file) {
+            (Some(family), _) => Some(family),
+            (None, Some("open_clip_config.json")) => Some(Family::OpenClip),
+            (None, Some(_)) => Self::of_config(&config),
+            (None, None) => Self::of_weights(path)?,
+        };
+        match found {
+            Some(family) => Ok(Self { path: path.to_owned(), family, config }),
+            None => {
+                let of = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_owned);
+                let found = of("model_type").or_else(|| of("architecture"));
+                let found = found.map_or_else(
+                    || "no configuration".to_owned(),
+                    |kind| format!("a configuration of `{kind}`"),
+                );
+                Err(Error::UnknownModel { path: path.to_owned(), found })
+            }
+        }
+    }
+
+    fn of_config(config: &Value) -> Option<Family> {
+        let text = |key: &str| config.get(key).and_then(Value::as_str);
+        if text("format") == Some("ocelli") {
+            return Some(Family::Ocelli);
+        }
+        match text("model_type") {
+            Some("vit") => return Some(Family::TransformersVit),
+            Some("dinov2") => return Some(Family::Dinov2),
+            Some("clip") => return Some(Family::TransformersClip),
+            _ => {}
+        }
+        let args = config.get("model_args");
+        if args.and_then(|a| a.get("backbone")).is_some() {
+            return Some(Family::TimmHybrid);
+        }
+        text("architecture").filter(|a| a.starts_with("vit")).map(|_| Family::TimmVit)
+    }
+
+    fn of_weights(path: &Path) -> Result<Option<Family>> {
+        let weights = Checkpoint::open(path)?;
+        let has = |name: &str| weights.info(name).is_some();
+        let jax = "Transformer/encoder_norm/scale";
+        Ok(if has("visual.conv1.weight") {
+            Some(Family::OpenAiClip)
+        } else if has(jax) || has(&format!("opt/target/{jax}")) {
+            Some(Family::JaxVit)
+        } else {
+            None
+        })
+    }
+
+    /// The family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    fn dir(&self) -> &Path {
+        if self.path.is_dir() { &self.path } else { self.path.parent().unwrap_or(Path::new(".")) }
+    }
+
+    fn config_file(&self) -> PathBuf {
+        let name = if self.family == Family::OpenClip { CONFIGS[0] } else { CONFIGS[1] };
+        self.dir().join(name)
+    }
+
+    /// How pictures are prepared for the model. Needs no weights, except for OpenAI's archives,
+    /// whose picture size is known from them alone.
+    ///
+    /// # Errors
+    /// If a processor file cannot be read.
+    pub fn processor(&self) -> Result<Processor> {
+        let picture =
+            |source| Error::Data(ocelli_data::Error::Picture { path: self.path.clone(), source });
+        let at = self.dir().join("preprocessor_config.json");
+        if at.is_file() {
+            let text = read_text(&at)?;
+            return Processor::from_hf_json(&text)
+                .map_err(|source| Error::Data(ocelli_data::Error::Picture { path: at, source }));
+        }
+        let config = self.config.to_string();
+        match self.family {
+            Family::OpenClip => Processor::from_open_clip_json(&config).map_err(picture),
+            Family::TimmVit | Family::TimmHybrid if self.config.get("pretrained_cfg").is_some() => {
+                Processor::from_timm_json(&config).map_err(picture)
+            }
+            Family::TransformersClip => {
+                let size = clip_config::transformers(&self.config, &self.config_file())?;
+                Ok(Processor::openai(size.vision.image_size().0))
+            }
+            Family::OpenAiClip => {
+                let weights = Checkpoint::open(&self.path)?;
+                let size = clip_config::openai(&weights, &self.path, HeadCounts::default())?;
+                Ok(Processor::openai(size.vision.image_size().0))
+            }
+            Family::Ocelli => self.own_processor(),
+            _ => {
+                // The original ViT preprocessing: squeezed to the size, [-1, 1].
+                let (height, width) = self.vit_config()?.image_size;
+                let text = format!(
+                    r#"{{"image_processor_type": "ViTImageProcessor", "do_resize": true,
+                    "size": {{"height": {height}, "width": {width}}}, "resample": 2,
+                    "do_rescale": true, "rescale_factor": 0.00392156862745098, "do_normalize": true,
+                    "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}}"#
+                );
+                Processor::from_hf_json(&text).map_err(picture)
+            }
+        }
+    }
+
+    fn own_processor(&self) -> Result<Processor> {
+        let text = self.config.get("preprocessing").map(Value::to_string).unwrap_or_default();
+        let path = self.config_file();
+        Processor::from_hf_json(&text)
+            .map_err(|source| Error::Data(ocelli_data::Error::Picture { path, source }))
+    }
+
+    fn vit_config(&self) -> Result<VitConfig> {
+        let file = self.config_file();
+        match self.family {
+            Family::TransformersVit => vit_config::transformers(&self.config, &file),
+            Family::Dinov2 => vit_config::dinov2(&self.config, &file),
+            Family::JaxVit => vit_config::jax(&Checkpoint::open(&self.path)?, &self.path),
+            _ => vit_config::timm(&self.config, &file),
+        }
+    }
+
+    /// The tokenizer of a model that reads text. Needs no weights.
+    ///
+    /// # Errors
+    /// If a tokenizer file cannot be read.
+    pub fn tokenizer(&self) -> Result<ClipTokenizer> {
+        let behaviour = match self.family {
+            Family::TransformersClip => Behaviour::HuggingFace,
+            Family::OpenClip => Behaviour::OpenClip,
+            _ => Behaviour::OpenAi,
+        };
+        tokenizer(self.dir(), behaviour)
+    }
+
+    /// Tokens of a text as the model takes it.
+    ///
+    /// # Errors
+    /// If the configuration cannot be read.
+    pub fn context_length(&self) -> Result<usize> {
+        Ok(self.clip_config()?.text.context_length)
+    }
+
+    fn clip_config(&self) -> Result<clip::ClipConfig> {
+        let file = self.config_file();
+        match self.family {
+            Family::TransformersClip => clip_config::transformers(&self.config, &file),
+            Family::OpenClip => clip_config::open_clip(&self.config, &file),
+            Family::Ocelli => {
+                let clip = self.config.get("clip").cloned().unwrap_or_default();
+                serde_json::from_value(clip).map_err(|e| Error::Config {
+                    file,
+                    field: "clip".to_owned(),
+                    reason: format!("{e}; only models that read text have this section"),
+                })
+            }
+            _ => {
+                let weights = Checkpoint::open(&self.path)?;
+                clip_config::openai(&weights, &self.path, HeadCounts::default())
+            }
+        }
+    }
+
+    /// Builds the model and loads its weights. `heads` tells head counts that a file lacks.
+    ///
+    /// # Errors
+    /// If the weights do not fit the configuration; everything that does not is listed.
+    pub fn open(self, heads: HeadCounts) -> Result<Opened> {
+        let weights = Arc::new(Checkpoint::open(&self.path)?);
+        self.open_weights(&weights, heads)
+    }
+
+    fn open_weights(self, weights: &Arc<Checkpoint>, heads: HeadCounts) -> Result<Opened> {
+        let has = |name: &str| weights.info(name).is_some();
+        let prefix = |name: &str, prefix: &'static str| {
+            if has(&format!("{prefix}{name}")) { prefix } else { "" }
+        };
+        let file = self.config_file();
+        let vit = |config: VitConfig, names: Names| -> Result<(Model, Parameters, Vec<Names>)> {
+            let names = vec![names];
+            let builder = Builder::load(Arc::clone(weights), names.clone());
+            let model = Vit::new(&config, &builder);
+            Ok((Model::Vit(Box::new(model)), builder.finish()?, names))
+        };
+        let clip = |config: &clip::ClipConfig,
+                    names: Vec<Names>|
+         -> Result<(Model, Parameters, Vec<Names>)> {
+            let builder = Builder::load(Arc::clone(weights), names.clone());
+            let model = Clip::new(config, &builder);
+            Ok((Model::Clip(Box::new(model)), builder.finish()?, names))
+        };
+        let (model, parameters, names) = match self.family {
+            Family::TransformersVit => {
+                let mut config = self.vit_config()?;
+                let prefix = prefix("embeddings.cls_token", "vit.");
+                if config.head == vit::Head::Pooler && !has(&format!("{prefix}pooler.dense.weight"))
+                {
+                    config.head = vit::Head::None;
+                }
+                vit(config, vit::names(vit::TRANSFORMERS, prefix))?
+            }
+            Family::Dinov2 => {
+                let prefix = prefix("embeddings.cls_token", "dinov2.");
+                vit(self.vit_config()?, vit::names(vit::DINOV2, prefix))?
+            }
+            Family::TimmVit => {
+                let config = self.vit_config()?;
+                let norm = if has("fc_norm.weight") { "fc_" } else { "" };
+                vit(config, vit::names(vit::TIMM, norm))?
+            }
+            Family::TimmHybrid => {
+                let backbone = vit_config::backbone(&self.config, &file)?;
+                let names = resnet_v2::timm_names();
+                let builder = Builder::load(Arc::clone(weights), names.clone());
+                let model = HybridVit::new(&backbone, &self.vit_config()?, &builder);
+                (Model::Hybrid(Box::new(model)), builder.finish()?, names)
+            }
+            Family::JaxVit => {
+                let config = vit_config::jax(weights, &self.path)?;
+                vit(config, vit::names(vit::JAX, prefix("cls", "opt/target/")))?
+            }
+            Family::TransformersClip => {
+                clip(&clip_config::transformers(&self.config, &file)?, clip::transformers_names())?
+            }
+            Family::OpenClip => {
+                let prefix = prefix("positional_embedding", "text.");
+                clip(&clip_config::open_clip(&self.config, &file)?, clip::openai_names(prefix))?
+            }
+            Family::OpenAiClip => {
+                clip(&clip_config::openai(weights, &self.path, heads)?, clip::openai_names(""))?
+            }
+            Family::Ocelli => {
+                let names = vec![Names::ours()];
+                if let Some(section) = self.config.get("vit") {
+                    let config = serde_json::from_value(section.clone()).map_err(|e| {
+                        let (field, reason) = ("vit".to_owned(), e.to_string());
+                        Error::Config { file: file.clone(), field, reason }
+                    })?;
+                    vit(config, Names::ours())?
+                } else {
+                    clip(&self.clip_config()?, names)?
+                }
+            }
+        };
+        Ok(Opened { model, parameters, names, family: self.family, path: self.path })
+    }
+}
+
+/// The tokenizer of a directory, or CLIP's own where the directory holds none.
+///
+/// # Errors
+/// If a tokenizer file cannot be read.
+pub fn tokenizer(dir: &Path, behaviour: Behaviour) -> Result<ClipTokenizer> {
+    let files = ["tokenizer.json", "vocab.json", "bpe_simple_vocab_16e6.txt.gz"];
+    if dir.is_file() || files.iter().any(|f| dir.join(f).is_file()) {
+        return Ok(ClipTokenizer::load(dir, behaviour).map_err(ocelli_data::Error::from)?);
+    }
+    Ok(ClipTokenizer::builtin(behaviour))
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    serde_json::from_str(&read_text(path)?).map_err(|e| Error::Config {
+        file: path.to_owned(),
+        field: "JSON".to_owned(),
+        reason: e.to_string(),
+    })
+}
+
+/// Reads fields of a configuration and names them in errors.
+pub(crate) struct Fields<'a> {
+    file: &'a Path,
+    path: String,
+    value: &'a Value,
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn new(value: &'a Value, file: &'a Path) -> Self {
+        Self { file, path: String::new(), value }
+    }
+
+    /// A section; an absent one has no fields.
+    pub(crate) fn section(&self, name: &str) -> Self {
+        static NULL: Value = Value::Null;
+        let value = self.value.get(name).unwrap_or(&NULL);
+        Self { file: self.file, path: format!("{}{name}.", self.path), value }
+    }
+
+    pub(crate) fn error(&self, field: &str, reason: impl Into<String>) -> Error {
+        let field = format!("{}{field}", self.path);
+        Error::Config { file: self.file.to_owned(), field, reason: reason.into() }
+    }
+
+    pub(crate) fn get(&self, field: &str) -> Option<&'a Value> {
+        self.value.get(field).filter(|v| !v.is_null())
+    }
+
+    /// A size between 1 and 2^20.
+    pub(crate) fn size(&self, field: &str, default: Option<usize>) -> Result<usize> {
+        let Some(value) = self.get(field) else {
+            return default.ok_or_else(|| self.error(field, "is missing"));
+        };
+        value.as_u64().filter(|n| (1..=1 << 20).contains(n)).map(|n| n as usize).ok_or_else(|| {
+            self.error(field, format!("expected a whole number from 1 to 1048576, got {value}"))
+        })
+    }
+
+    /// One size for both sides, or `[height, width]`.
+    pub(crate) fn sides(&self, field: &str, default: usize) -> Result<(usize, usize)> {
+        let side = |v: &Value| v.as_u64().filter(|n| (1..=1 << 14).contains(n)).map(|n| n as usize);
+        match self.get(field) {
+            None => Ok((default, default)),
+            Some(Value::Array(sides)) => match &sides[..] {
+                [h, w] => side(h).zip(side(w)),
+                _ => None,
+            }
+            .ok_or_else(|| self.error(field, "expected [height, width] in pixels")),
+            Some(v) => side(v).map(|s| (s, s)).ok_or_else(|| {
+                self.error(field, format!("expected a side from 1 to 16384 pixels, got {v}"))
+            }),
+        }
+    }
+
+    pub(crate) fn number(&self, field: &str, default: f64) -> Result<f64> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(v) => v
+                .as_f64()
+                .filter(|n| n.is_finite())
+                .ok_or_else(|| self.error(field, format!("expected a number, got {v}"))),
+        }
+    }
+
+    pub(crate) fn flag(&self, field: &str, default: bool) -> Result<bool> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(v) => v
+                .as_bool()
+                .ok_or_else(|| self.error(field, format!("expected true or false, got {v}"))),
+        }
+    }
+
+    pub(crate) fn text(&self, field: &str) -> Option<&'a str> {
+        self.get(field).and_then(Value::as_str)
+    }
+
+    /// Heads that divide `width`.
+    pub(crate) fn heads(&self, field: &str, width: usize, default: Option<usize>) -> Result<usize> {
+        let heads = self.size(field, default)?;
+        if !width.is_multiple_of(heads) {
+            return Err(
+                self.error(field, format!("{heads} heads do not divide a width of {width}"))
+            );
+        }
+        Ok(heads)
+    }
+}

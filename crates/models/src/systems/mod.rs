@@ -1,0 +1,3 @@
+//! Systems composed of the parts.
+
+pub mod clip;

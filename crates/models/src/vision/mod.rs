@@ -1,0 +1,8 @@
+//! Vision towers: pixels to image tokens.
+
+pub mod clip_resnet;
+pub mod clip_vit;
+pub mod local_vit;
+pub mod position;
+pub mod resnet_v2;
+pub mod vit;
