@@ -14,6 +14,8 @@ use crate::simd::Isa;
 
 /// Values of the column matrix that a task of [`grad_input`] holds at a time.
 const COLUMN_VALUES: usize = 1 << 17;
+/// Rows of the column matrix that a task of [`grad_weight`] takes at most.
+const ROWS: usize = 60;
 
 /// `grad_input` `[batch, in_channels, img_h, img_w]` from `grad_out`
 /// `[batch, out_channels, grid_h, grid_w]`.
@@ -83,7 +85,11 @@ pub(super) fn grad_input_for(
     }
     if let Some(turned) = turned(conv) {
         let mut filters = Buffer::uninit(weight.len());
-        turn(conv, weight, &mut filters);
+        if conv.kernel == (1, 1) {
+            transpose(isa, weight, conv.out_channels, conv.in_channels, &mut filters);
+        } else {
+            turn(conv, weight, &mut filters);
+        }
         return forward_for(isa, &turned, grad_out, &filters, None, Activation::None, grad_input);
     }
     let (fan_in, patches, filters) = (conv.fan_in(), conv.patches(), conv.out_channels);
@@ -204,15 +210,19 @@ pub(super) fn grad_weight_for(
     });
 
     // Rows of the column matrix per task, in whole tiles of 6 and of 4: many, as each task reads
-    // all of `packed`, but not so many that threads are idle.
-    let per_task = [60, 36, 24].into_iter().find(|rows| fan_in.div_ceil(*rows) >= 6).unwrap_or(12);
-    let rows_per_task = fan_in.div_ceil(fan_in.div_ceil(per_task)).next_multiple_of(12);
+    // the panels anew. Panels are tasks of their own where rows alone would leave threads idle.
+    let is_narrow = fan_in < 6 * ROWS;
+    let splits = if is_narrow { panels } else { 1 };
+    let per_task = [ROWS, 36, 24].into_iter().find(|rows| fan_in.div_ceil(*rows) * splits >= 6);
+    let rows_per_task =
+        fan_in.div_ceil(fan_in.div_ceil(per_task.unwrap_or(12))).next_multiple_of(12);
     let groups = fan_in.div_ceil(rows_per_task);
     let mut transposed = Buffer::<f32>::uninit(fan_in * filters);
     let to = Shared::new(&mut transposed);
     let run = panel_fn(isa);
-    parallel_for(groups, |group| {
-        let k = group * rows_per_task;
+    parallel_for(groups * splits, |task| {
+        let k = task / splits * rows_per_task;
+        let own = if is_narrow { task % splits..task % splits + 1 } else { 0..panels };
         let rows = rows_per_task.min(fan_in - k);
         let mut scratch = Buffer::<f32>::uninit(rows * DEPTH + SLACK);
         for sample in 0..conv.batch {
@@ -228,7 +238,7 @@ pub(super) fn grad_weight_for(
                     } else {
                         (pixels.as_ptr().add((sample * fan_in + k) * patches + patch), patches)
                     };
-                    for p in 0..panels {
+                    for p in own.clone() {
                         let panel = (sample * panels + p) * panel_len;
                         let b = packed.as_ptr().add(panel + patch * width);
                         run(&Panel {
