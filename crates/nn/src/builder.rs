@@ -82,7 +82,11 @@ impl LoadError {
             if names.is_empty() {
                 continue;
             }
-            text += &format!("\n  {} {what}: {}", names.len(), names[..names.len().min(LISTED)].join(", "));
+            text += &format!(
+                "\n  {} {what}: {}",
+                names.len(),
+                names[..names.len().min(LISTED)].join(", ")
+            );
             if names.len() > LISTED {
                 text += &format!(", and {} more", names.len() - LISTED);
             }
@@ -150,12 +154,19 @@ impl Builder {
             Source::Random(seed) => Tensor::from_slice(&init.draw(*seed, &name, shape), shape).ok(),
             Source::Checkpoint(checkpoint, names) => self.find(checkpoint, names, &name, shape),
         };
-        let parameter = Parameter::new(name, value.unwrap_or_else(|| Tensor::zeros(shape)), is_buffer);
+        let parameter =
+            Parameter::new(name, value.unwrap_or_else(|| Tensor::zeros(shape)), is_buffer);
         self.shared.made.borrow_mut().push(parameter.clone());
         parameter
     }
 
-    fn find(&self, file: &Checkpoint, names: &[Names], name: &str, shape: &[usize]) -> Option<Tensor> {
+    fn find(
+        &self,
+        file: &Checkpoint,
+        names: &[Names],
+        name: &str,
+        shape: &[usize],
+    ) -> Option<Tensor> {
         let mut problems = self.shared.problems.borrow_mut();
         let Some(place) = names.iter().find_map(|n| n.place(name)) else {
             problems.missing.push(format!("{name} (the family has no such tensor)"));
@@ -172,7 +183,9 @@ impl Builder {
             let want = share(shape, place.theirs.len());
             if !want.as_ref().is_some_and(|want| place.fits(found, want)) {
                 let want = want.unwrap_or_else(|| shape.to_vec());
-                problems.misshaped.push(format!("{theirs} for {name} expected {want:?}, found {found:?}"));
+                problems
+                    .misshaped
+                    .push(format!("{theirs} for {name} expected {want:?}, found {found:?}"));
                 whole = false;
             }
         }
@@ -194,7 +207,11 @@ impl Builder {
         }
     }
 
-    fn read(file: &Checkpoint, place: &Place, shape: &[usize]) -> checkpoint::Result<Option<Tensor>> {
+    fn read(
+        file: &Checkpoint,
+        place: &Place,
+        shape: &[usize],
+    ) -> checkpoint::Result<Option<Tensor>> {
         if let ([theirs], Layout::Same) = (&place.theirs[..], place.layout)
             && let Some(mapped) = file.mapped_f32(theirs)
         {
@@ -239,7 +256,10 @@ impl Builder {
                 .map(str::to_owned)
                 .collect();
             let Problems { missing, misshaped, not_finite, .. } = problems;
-            if !(missing.is_empty() && misshaped.is_empty() && unused.is_empty() && not_finite.is_empty())
+            if !(missing.is_empty()
+                && misshaped.is_empty()
+                && unused.is_empty()
+                && not_finite.is_empty())
             {
                 let of = file.names().next().and_then(|n| file.file_of(n));
                 let file = of.map_or_else(|| "checkpoint".to_owned(), |p| p.display().to_string());
@@ -266,7 +286,9 @@ impl Parameters {
                 continue;
             };
             let parts = place.to_theirs(tensor.shape(), tensor.values());
-            out.extend(place.theirs.into_iter().zip(parts).map(|(name, (shape, v))| (name, shape, v)));
+            out.extend(
+                place.theirs.into_iter().zip(parts).map(|(name, (shape, v))| (name, shape, v)),
+            );
         }
         out
     }

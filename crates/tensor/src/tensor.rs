@@ -187,7 +187,11 @@ impl Tensor {
         parents: &[&Edge],
         backward: impl FnOnce(Tensor, &mut Tape) + Send + 'static,
     ) -> Self {
-        if parents.iter().any(|p| p.is_tracked()) { self.with_node(Node::op(backward)) } else { self }
+        if parents.iter().any(|p| p.is_tracked()) {
+            self.with_node(Node::op(backward))
+        } else {
+            self
+        }
     }
 
     /// Adds a gradient in place.

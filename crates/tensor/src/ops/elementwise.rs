@@ -30,7 +30,9 @@ impl Tensor {
     /// If the table's shape is not the end of this shape.
     pub fn add_table(&self, table: &Tensor) -> Result<Tensor> {
         let n = table.shape().len();
-        if n == 0 || n > self.shape().len() || self.shape()[self.shape().len() - n..] != table.shape()[..]
+        if n == 0
+            || n > self.shape().len()
+            || self.shape()[self.shape().len() - n..] != table.shape()[..]
         {
             let want = format!("a table at the end of {}", self.shape());
             return Err(Error::shape("add_table", want, table.shape()));

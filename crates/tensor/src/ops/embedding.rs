@@ -68,8 +68,7 @@ impl Tensor {
         }
         let share = 1.0 / (tokens - from) as f32;
         let mut out = Buffer::uninit(batch * width);
-        for (x, out) in
-            self.values().chunks_exact(tokens * width).zip(out.chunks_exact_mut(width))
+        for (x, out) in self.values().chunks_exact(tokens * width).zip(out.chunks_exact_mut(width))
         {
             elementwise::sum_rows(&x[from * width..], width, out);
             out.iter_mut().for_each(|v| *v *= share);
@@ -146,12 +145,14 @@ impl Tensor {
             row.copy_from_slice(self.values());
         }
         let parents = [self.edge(), x.edge()];
-        let ([token, rest], shape, mask) = (parents.clone(), self.shape().clone(), Arc::clone(mask));
+        let ([token, rest], shape, mask) =
+            (parents.clone(), self.shape().clone(), Arc::clone(mask));
         let out = Tensor::new(out, x.shape().clone());
         Ok(out.tracked(&[&parents[0], &parents[1]], move |grad, tape| {
             tape.add(&token, || {
                 let mut d = Buffer::zeroed(width);
-                for (g, _) in grad.values().chunks_exact(width).zip(&mask[..]).filter(|(_, m)| **m) {
+                for (g, _) in grad.values().chunks_exact(width).zip(&mask[..]).filter(|(_, m)| **m)
+                {
                     d.iter_mut().zip(g).for_each(|(d, g)| *d += g);
                 }
                 Tensor::new(d, shape)

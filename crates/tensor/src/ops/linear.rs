@@ -160,11 +160,11 @@ impl Tensor {
         if let Some(r) = options.residual.filter(|r| *r.shape() != shape) {
             return Err(Error::shape("linear", format!("a residual {shape}"), r.shape()));
         }
-        let tracked = self.is_tracked()
-            || weight_tracked
-            || options.bias.is_some_and(Tensor::is_tracked);
+        let tracked =
+            self.is_tracked() || weight_tracked || options.bias.is_some_and(Tensor::is_tracked);
         let n = shape.elements();
-        let mut pre = (tracked && options.activation != Activation::None).then(|| Buffer::uninit(n));
+        let mut pre =
+            (tracked && options.activation != Activation::None).then(|| Buffer::uninit(n));
         let mut out = Buffer::uninit(n);
         matmul(
             (self.shape().rows(), outputs, inputs),

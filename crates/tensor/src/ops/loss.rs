@@ -97,26 +97,29 @@ impl Tensor {
         let [i_edge, t_edge, s_edge] = parents.clone();
         let (images, texts) = (self.detach(), texts.detach());
         let scale_shape = logit_scale.shape().clone();
-        Ok(Tensor::scalar(loss).tracked(&[&parents[0], &parents[1], &parents[2]], move |g, tape| {
-            // `d` is the gradient of the logits.
-            elementwise::scale_assign(&mut d, g.values()[0] * scale);
-            tape.add(&s_edge, || {
-                let sum: f64 = d.iter().zip(&cosines[..]).map(|(d, c)| f64::from(d * c)).sum();
-                Tensor::full(sum as f32, &scale_shape)
-            });
-            tape.add(&i_edge, || {
-                let mut out = Buffer::uninit(n * width);
-                let rhs = Rhs::RowMajor(texts.values(), width);
-                matmul((n, width, n), Lhs::rows(&d, n), rhs, &mut out, width, epilogue());
-                Tensor::new(out, [n, width])
-            });
-            tape.add(&t_edge, || {
-                let mut out = Buffer::uninit(n * width);
-                let rhs = Rhs::RowMajor(images.values(), width);
-                matmul((n, width, n), Lhs::transposed(&d, n), rhs, &mut out, width, epilogue());
-                Tensor::new(out, [n, width])
-            });
-        }))
+        Ok(Tensor::scalar(loss).tracked(
+            &[&parents[0], &parents[1], &parents[2]],
+            move |g, tape| {
+                // `d` is the gradient of the logits.
+                elementwise::scale_assign(&mut d, g.values()[0] * scale);
+                tape.add(&s_edge, || {
+                    let sum: f64 = d.iter().zip(&cosines[..]).map(|(d, c)| f64::from(d * c)).sum();
+                    Tensor::full(sum as f32, &scale_shape)
+                });
+                tape.add(&i_edge, || {
+                    let mut out = Buffer::uninit(n * width);
+                    let rhs = Rhs::RowMajor(texts.values(), width);
+                    matmul((n, width, n), Lhs::rows(&d, n), rhs, &mut out, width, epilogue());
+                    Tensor::new(out, [n, width])
+                });
+                tape.add(&t_edge, || {
+                    let mut out = Buffer::uninit(n * width);
+                    let rhs = Rhs::RowMajor(images.values(), width);
+                    matmul((n, width, n), Lhs::transposed(&d, n), rhs, &mut out, width, epilogue());
+                    Tensor::new(out, [n, width])
+                });
+            },
+        ))
     }
 
     /// `Σ |self - target| mask / (Σ mask + 1e-5)`, the reconstruction loss of masked-image models
