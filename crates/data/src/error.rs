@@ -23,6 +23,9 @@ pub enum Error {
     /// A vocabulary, text or template is not as it must be.
     #[error(transparent)]
     Text(#[from] crate::text::TextError),
+    /// A source of samples is not as it must be.
+    #[error(transparent)]
+    Dataset(#[from] crate::dataset::DatasetError),
 }
 
 /// A result of this crate.

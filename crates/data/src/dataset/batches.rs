@@ -1,0 +1,240 @@
+//! The threads behind a loader, and their batches put back in order.
+
+use std::{
+    collections::HashMap,
+    panic::resume_unwind,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+};
+
+use super::{
+    augment::Scratch,
+    error::{DatasetError, Result},
+    loader::{Batch, LoaderConfig, OnBroken},
+    order::{DataState, Sampler},
+    worker::{Maker, Ticket},
+};
+
+/// Batches made ahead of the one in use; one a thread if there are more threads.
+const PREFETCH: u64 = 2;
+
+/// Batches in order, from [`super::Loader::batches`]. Dropping it ends the threads.
+///
+/// It ends after the last epoch, and after an error: a broken sample that may not be left out, or one
+/// too many.
+pub struct Batches {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    /// Broken samples left out so far.
+    skipped: u64,
+    is_done: bool,
+}
+
+/// What the threads share.
+struct Shared {
+    maker: Arc<Maker>,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    /// Batches that may be in work or ready.
+    in_flight: u64,
+}
+
+struct Queue {
+    sampler: Sampler,
+    /// Of `epoch`.
+    order: Arc<[u32]>,
+    /// Of the next batch to hand out, as is `index`.
+    epoch: u64,
+    index: usize,
+    /// Batches handed out to threads.
+    issued: u64,
+    /// Batches given to the caller.
+    delivered: u64,
+    ready: HashMap<u64, Result<Batch>>,
+    /// Whether the last batch has been handed out.
+    is_exhausted: bool,
+    is_stopped: bool,
+    has_panicked: bool,
+}
+
+impl Queue {
+    /// The next batch to make, with its number; `None` after the last epoch.
+    fn issue(&mut self, config: &LoaderConfig) -> Option<(u64, Ticket)> {
+        let is_last = |left: usize| left == 0 || config.drop_last && left < config.batch_size;
+        if is_last(self.order.len() - self.index) {
+            self.epoch += 1;
+            self.index = 0;
+            self.order = Arc::from(self.sampler.order(self.epoch));
+        }
+        if config.epochs.is_some_and(|epochs| self.epoch >= epochs) {
+            self.is_exhausted = true;
+            return None;
+        }
+        let positions = self.index..self.order.len().min(self.index + config.batch_size);
+        self.index = positions.end;
+        let is_last = is_last(self.order.len() - self.index);
+        let state_after = DataState {
+            epoch: self.epoch + u64::from(is_last),
+            index: if is_last { 0 } else { self.index as u64 },
+            ..self.sampler.start()
+        };
+        let order = Arc::clone(&self.order);
+        self.issued += 1;
+        Some((self.issued - 1, Ticket { epoch: self.epoch, positions, order, state_after }))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // A thread that panics does so outside the lock.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a thread does.
+    fn work(&self) {
+        let _alarm = Alarm(self);
+        let mut scratch = Scratch::default();
+        loop {
+            let mut queue = self.lock();
+            while !queue.is_stopped && queue.issued - queue.delivered >= self.in_flight {
+                queue = self.wait(queue);
+            }
+            if queue.is_stopped {
+                return;
+            }
+            let Some((number, ticket)) = queue.issue(self.maker.config()) else {
+                self.changed.notify_all();
+                return;
+            };
+            drop(queue);
+            let batch = self.maker.batch(ticket, &mut scratch);
+            self.lock().ready.insert(number, batch);
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// Tells the caller when a thread ends by a panic, so that it does not wait for ever.
+struct Alarm<'a>(&'a Shared);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().has_panicked = true;
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+impl Batches {
+    pub(super) fn start(maker: Arc<Maker>, sampler: Sampler, state: &DataState) -> Result<Self> {
+        let threads = maker.config().threads;
+        let queue = Queue {
+            order: Arc::from(sampler.order(state.epoch)),
+            sampler,
+            epoch: state.epoch,
+            index: state.index as usize,
+            issued: 0,
+            delivered: 0,
+            ready: HashMap::new(),
+            is_exhausted: false,
+            is_stopped: false,
+            has_panicked: false,
+        };
+        let shared = Arc::new(Shared {
+            maker,
+            queue: Mutex::new(queue),
+            changed: Condvar::new(),
+            in_flight: PREFETCH.max(threads as u64),
+        });
+        let (skipped, is_done) = (state.skipped, false);
+        let mut batches = Self { shared, threads: Vec::new(), skipped, is_done };
+        for number in 0..threads {
+            let shared = Arc::clone(&batches.shared);
+            let thread = std::thread::Builder::new().name(format!("loader-{number}"));
+            let thread = thread.spawn(move || shared.work()).map_err(DatasetError::Thread)?;
+            batches.threads.push(thread);
+        }
+        Ok(batches)
+    }
+
+    /// The next batch in order, as its thread left it.
+    fn take(&mut self) -> Option<Result<Batch>> {
+        let mut queue = self.shared.lock();
+        loop {
+            let number = queue.delivered;
+            if let Some(batch) = queue.ready.remove(&number) {
+                queue.delivered += 1;
+                self.shared.changed.notify_all();
+                return Some(batch);
+            }
+            if queue.has_panicked {
+                drop(queue);
+                self.stop();
+                return None;
+            }
+            if queue.is_exhausted && queue.issued == number {
+                return None;
+            }
+            queue = self.shared.wait(queue);
+        }
+    }
+
+    /// Counts what was left out of a batch.
+    fn count(&mut self, mut batch: Batch) -> Result<Batch> {
+        self.skipped += batch.skipped.len() as u64;
+        batch.state_after.skipped = self.skipped;
+        match self.shared.maker.config().on_broken {
+            OnBroken::Skip { limit } if self.skipped > limit => match batch.skipped.pop() {
+                Some(last) => {
+                    let (skipped, last) = (self.skipped, Box::new(last));
+                    Err(DatasetError::TooManyBroken { skipped, limit, last })
+                }
+                None => Ok(batch),
+            },
+            _ => Ok(batch),
+        }
+    }
+
+    /// Ends the threads, passing on a panic of theirs.
+    fn stop(&mut self) {
+        self.shared.lock().is_stopped = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            if let Err(panic) = thread.join()
+                && !std::thread::panicking()
+            {
+                resume_unwind(panic);
+            }
+        }
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_done {
+            return None;
+        }
+        let next = self.take().map(|batch| self.count(batch?));
+        self.is_done = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl std::fmt::Debug for Batches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Batches from {} threads", self.threads.len())
+    }
+}
