@@ -4,7 +4,6 @@ mod commands;
 mod failure;
 
 use clap::{Parser, Subcommand};
-use failure::Failure;
 use std::process::ExitCode;
 
 /// Vision-language models in one binary.

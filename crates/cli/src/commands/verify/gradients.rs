@@ -1,0 +1,71 @@
+//! Gradients of the loss, and the parameters after a few optimiser steps.
+
+use super::Computed;
+use super::case::Case;
+use crate::failure::Failure;
+use ocelli_kernels::optimiser::{AdamW, adamw};
+use ocelli_models::Opened;
+use ocelli_nn::Parameter;
+use ocelli_tensor::Tensor;
+
+type Loss<'a> = dyn Fn() -> Result<Option<Tensor>, Failure> + 'a;
+
+/// Computes `grad/*` and `adamw/*` if the case has any.
+pub(super) fn compute(
+    case: &Case,
+    opened: &Opened,
+    loss: &Loss,
+    computed: &mut Computed,
+) -> Result<(), Failure> {
+    let wants = |kind: &str| case.expected().iter().any(|n| n.starts_with(kind));
+    if !wants("grad/") && !wants("adamw/") {
+        return Ok(());
+    }
+    let Some(value) = loss()? else { return Ok(()) };
+    let grads = value.backward()?;
+    let gradient = |p: &Parameter| grads.get(&p.tensor()).map(Tensor::detach);
+    put("grad/", opened, gradient, computed)?;
+    if !wants("adamw/") {
+        return Ok(());
+    }
+    let s = &case.settings["adamw"];
+    let number = |field: &str, default: f64| s[field].as_f64().unwrap_or(default) as f32;
+    let beta = |i: usize, default: f64| s["betas"][i].as_f64().unwrap_or(default) as f32;
+    let steps = s["steps"].as_u64().unwrap_or(3);
+    let parameters: Vec<&Parameter> = opened.parameters.trainable().collect();
+    let mut moments: Vec<[Vec<f32>; 2]> =
+        parameters.iter().map(|p| [vec![0.0; p.elements()], vec![0.0; p.elements()]]).collect();
+    let mut grads = grads;
+    for step in 1..=steps {
+        if step > 1 {
+            let Some(value) = loss()? else { return Ok(()) };
+            grads = value.backward()?;
+        }
+        let settings = AdamW {
+            lr: number("lr", 1e-3),
+            betas: (beta(0, 0.9), beta(1, 0.98)),
+            eps: number("eps", 1e-6),
+            weight_decay: number("weight_decay", 0.05),
+            step,
+            grad_scale: 1.0,
+        };
+        for (p, [m, v]) in parameters.iter().zip(&mut moments) {
+            let Some(grad) = grads.take(&p.tensor()) else { continue };
+            p.update(|weights| adamw(settings, weights, grad.values(), m, v));
+        }
+    }
+    put("adamw/", opened, |p| Some(p.tensor().detach()), computed)
+}
+
+/// Stores values of parameters under the names of the checkpoint's family.
+fn put(
+    kind: &str,
+    opened: &Opened,
+    values: impl FnMut(&Parameter) -> Option<Tensor>,
+    computed: &mut Computed,
+) -> Result<(), Failure> {
+    for (name, shape, values) in opened.parameters.export(&opened.names, values) {
+        computed.insert(format!("{kind}{name}"), Tensor::from_slice(&values, &shape)?);
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! `ocelli verify`: the proof that a checkpoint runs here as it does in its reference.
+
+mod case;
+mod clip;
+mod gradients;
+mod vit;
+
+use crate::failure::Failure;
+use case::Case;
+use ocelli_models::{Family, Files, HeadCounts, Model, Opened};
+use ocelli_tensor::Tensor;
+use regex::Regex;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// Compare a checkpoint with stored outputs of its reference.
+///
+/// The folder holds the checkpoint, `golden.safetensors` with inputs (`in/*`) and expected results
+/// (`out/*`, `grad/*`, `adamw/*`), and optionally `golden.json` with settings. Everything is
+/// computed from the checkpoint and the inputs alone.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  ocelli verify testdata/golden/vit/hf_classifier
+  ocelli verify testdata/golden/clip/hf_vit --write computed.safetensors")]
+pub(crate) struct Args {
+    /// Folder with a checkpoint and golden.safetensors
+    case: PathBuf,
+    /// Write what was computed to this file, under the same names
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// Read the checkpoint as one of this family, such as openai-clip
+    #[arg(long, value_name = "NAME")]
+    family: Option<String>,
+}
+
+/// Results by name, such as `out/logits`.
+type Computed = BTreeMap<String, Tensor>;
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let family = match &args.family {
+        None => None,
+        Some(name) => Some(Family::from_name(name).ok_or_else(|| {
+            let known: Vec<&str> = Family::ALL.iter().map(|(n, _)| *n).collect();
+            Failure::usage(format!("no family `{name}`; known are {}", known.join(", ")))
+        })?),
+    };
+    let case = Case::open(&args.case)?;
+    let heads = HeadCounts { vision: case.heads("vision"), text: case.heads("text") };
+    let opened = Files::find(&case.checkpoint, family)?.open(heads)?;
+    let computed = compute(&case, &opened)?;
+    if let Some(path) = &args.write {
+        case.write(path, &computed)?;
+    }
+    let failed = print(&case, &computed)?;
+    match failed {
+        0 => Ok(()),
+        n => Err(Failure::runtime(format!("{n} results differ from the reference"))),
+    }
+}
+
+fn compute(case: &Case, opened: &Opened) -> Result<Computed, Failure> {
+    let mut computed = Computed::new();
+    match &opened.model {
+        Model::Vit(model) => vit::outputs(case, model, &mut computed)?,
+        Model::Hybrid(model) => vit::hybrid_outputs(case, model, &mut computed)?,
+        Model::Clip(model) => clip::outputs(case, model, &mut computed)?,
+    }
+    let loss = || match &opened.model {
+        Model::Vit(model) => vit::loss(case, model),
+        Model::Hybrid(model) => vit::hybrid_loss(case, model),
+        Model::Clip(model) => clip::loss(case, model),
+    };
+    gradients::compute(case, opened, &loss, &mut computed)?;
+    Ok(computed)
+}
+
+/// Results inside a model that a case may hold but need not be computed.
+fn is_inner(name: &str) -> bool {
+    static INNER: OnceLock<Regex> = OnceLock::new();
+    let inner = INNER.get_or_init(|| {
+        let pattern = r"layer\d|block\d|blocks?\.\d|stem|patch_embed|v_patch|_norm$|attn0|mlp0|transform|_layer|^[vtq]_|enc_|dec_|pre_ln|ln_pre|project_(in|out)|embed_positions|inv_freq|blocked_mask";
+        Regex::new(pattern).expect("the pattern is fixed")
+    });
+    name.strip_prefix("out/").is_some_and(|name| inner.is_match(name))
+}
+
+/// Absolute and relative tolerance of a result, in the units of the result.
+fn limits(name: &str) -> (f32, f32) {
+    match name.split_once('/') {
+        Some(("grad", _)) => (1e-5, 1e-3),
+        // A gradient near zero becomes a whole step, so single values may differ more.
+        Some(("adamw", _)) => (2e-4, 0.0),
+        _ if name.contains("loss") => (1e-6, 1e-5),
+        _ => (1e-4, 1e-4),
+    }
+}
+
+/// Prints the table and counts the failures.
+#[allow(clippy::print_stdout)] // The table is the command's result.
+fn print(case: &Case, computed: &Computed) -> Result<usize, Failure> {
+    let expected = case.expected();
+    let width = expected.iter().map(String::len).max().unwrap_or(0).max(4);
+    println!("{:width$}  {:>18}  {:>9}  {:>9}  {:>15}", "name", "shape", "abs", "rel", "limit");
+    let (mut failed, mut ok, mut skipped) = (0, 0, 0);
+    for name in &expected {
+        let shape = format!("{:?}", case.shape(name));
+        let Some(got) = computed.get(name) else {
+            if is_inner(name) {
+                skipped += 1;
+            } else {
+                failed += 1;
+                println!("{name:width$}  {shape:>18}  {:>9}  {:>9}  {:>15}  FAIL not computed", "", "", "");
+            }
+            continue;
+        };
+        let want = case.golden.read_f32(name)?;
+        let (abs_limit, rel_limit) = limits(name);
+        let fits = want.len() == got.elements();
+        let (mut abs, mut rel, mut good) = (0.0_f32, 0.0_f32, fits);
+        for (g, w) in got.values().iter().zip(&want) {
+            let difference = (g - w).abs();
+            // A comparison with NaN is false, so NaN never passes.
+            good &= difference <= abs_limit + rel_limit * w.abs();
+            abs = abs.max(difference);
+            rel = rel.max(difference / w.abs().max(1e-6));
+        }
+        let limit = format!("{abs_limit:.0e}+{rel_limit:.0e}");
+        let verdict = match (good, fits) {
+            (true, _) => "ok".to_owned(),
+            (false, true) => "FAIL".to_owned(),
+            (false, false) => format!("FAIL got {}", got.shape()),
+        };
+        ok += usize::from(good);
+        failed += usize::from(!good);
+        println!("{name:width$}  {shape:>18}  {abs:>9.1e}  {rel:>9.1e}  {limit:>15}  {verdict}");
+    }
+    println!("{ok} ok, {failed} failed, {skipped} inner results not compared");
+    Ok(failed)
+}
