@@ -43,7 +43,9 @@ fn both_forms_learn_three_pictures_by_heart() {
                     assert!(grad.values().iter().any(|g| *g != 0.0), "{} is unused", p.name());
                 }
                 p.update(|values| {
-                    values.iter_mut().zip(grad.values()).for_each(|(v, g)| *v -= 0.1 * g)
+                    for (v, g) in values.iter_mut().zip(grad.values()) {
+                        *v -= 0.1 * g;
+                    }
                 });
             }
         }

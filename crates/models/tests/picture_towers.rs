@@ -1,7 +1,7 @@
 //! The convolutional towers against their references: every stage, the loss, gradients, and for
 //! batch norm one step with the statistics of the batch.
 //!
-//! `testdata/models/openai_resnet` was made by open_clip 3.3.0 (seed 2020), `timm_hybrid` by timm
+//! `testdata/models/openai_resnet` was made by `open_clip` 3.3.0 (seed 2020), `timm_hybrid` by timm
 //! 1.0.31 (seed 1300), both with tiny random weights in the layout of the published files.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 

@@ -32,9 +32,9 @@ proptest! {
         };
         let (img_h, img_w) = img;
         let sizes = Pool2d { planes, img_h, img_w, kernel, stride, padding };
-        let (mut x, g) = (values(sizes.input_len(), seed), values(sizes.output_len(), seed ^ 1));
+        let (x, g) = (values(sizes.input_len(), seed), values(sizes.output_len(), seed ^ 1));
         // Coarse and negative: ties happen, and padding with 0 would win.
-        x.iter_mut().for_each(|v| *v = (*v * 8.0).round() / 8.0 - 2.0);
+        let x: Vec<f32> = x.iter().map(|v| (v * 8.0).round() / 8.0 - 2.0).collect();
         let (mut out, mut index) = (vec![f32::NAN; g.len()], vec![0; g.len()]);
         let mut dx = vec![f32::NAN; x.len()];
         max_forward(&sizes, &x, &mut out, &mut index);

@@ -246,7 +246,7 @@ impl ModifiedResNet {
     }
 }
 
-/// OpenAI's and open_clip's names of the tower.
+/// Names of the tower in the archives of CLIP and of `open_clip`.
 const OPENAI: &[Name] = &[
     copy("attnpool.positional_embedding", "visual.attnpool.positional_embedding"),
     copy("attnpool.*.*", "visual.attnpool.*.*"),
@@ -266,8 +266,8 @@ const OPENAI: &[Name] = &[
     copy("bn3.*", "visual.bn3.*"),
 ];
 
-/// The map of OpenAI and open_clip checkpoints for a tower under `vision.`. They also count batches,
-/// which nothing needs.
+/// The map of the archives of CLIP and of `open_clip` for a tower under `vision.`. They also count
+/// batches, which nothing needs.
 pub fn openai_names() -> Names {
     let ignored = &[
         "visual.*.num_batches_tracked",
