@@ -43,6 +43,14 @@ impl VisionConfig {
             Self::ResNet(c) => (c.image_size, c.image_size),
         }
     }
+
+    /// Tokens of a picture: patches and class token, or places of the last grid and their mean.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Self::Vit(c) => c.tokens(),
+            Self::ResNet(c) => 1 + (c.image_size / 32).pow(2),
+        }
+    }
 }
 
 impl ClipConfig {

@@ -191,6 +191,8 @@ pub struct HybridVit {
     pub backbone: ResNetV2,
     /// The feature map to tokens; its sizes count positions of the map, not pixels.
     pub vit: Vit,
+    /// Height and width of the input, in pixels.
+    pub image_size: (usize, usize),
 }
 
 impl HybridVit {
@@ -208,6 +210,7 @@ impl HybridVit {
         Self {
             backbone: ResNetV2::new(backbone, &b.at("backbone")),
             vit: Vit::new(&on_map, &b.at("vit")),
+            image_size: vit.image_size,
         }
     }
 
