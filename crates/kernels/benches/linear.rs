@@ -3,6 +3,7 @@
 //!
 //! Run: `cargo bench -p ocelli-kernels --bench linear`. `divan` prints the times; the table before
 //! it is the summary, weights packed beforehand and not.
+#![allow(clippy::print_stdout)] // A bench prints its figures.
 
 use ocelli_kernels::gemm::{Epilogue, Lhs, PackedRhs, Rhs, matmul};
 use ocelli_kernels::pool;

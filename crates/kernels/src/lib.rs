@@ -5,6 +5,9 @@
 //! `reference.rs` the plain loops that the property tests compare with. The vector code is written
 //! once over [`simd::Vector`] and compiled for AVX-512, AVX2 and plain Rust.
 #![allow(unsafe_code)] // Vector intrinsics, disjoint writes from several threads, pooled memory.
+// A kernel is compiled inside the function that carries its instruction set, so it must be inlined;
+// the generic part of a kernel stands next to the loop that calls it.
+#![allow(clippy::inline_always, clippy::items_after_statements)]
 
 pub mod activation;
 pub mod attention;

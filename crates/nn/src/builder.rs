@@ -6,7 +6,7 @@ use crate::{Init, Parameter, Parameters};
 use ocelli_tensor::{Mapped, Tensor};
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,6 +29,7 @@ struct Shared {
 
 #[derive(Debug)]
 enum Source {
+    Zeros,
     Random(u64),
     Checkpoint(Arc<Checkpoint>, Vec<Names>),
 }
@@ -82,13 +83,10 @@ impl LoadError {
             if names.is_empty() {
                 continue;
             }
-            text += &format!(
-                "\n  {} {what}: {}",
-                names.len(),
-                names[..names.len().min(LISTED)].join(", ")
-            );
-            if names.len() > LISTED {
-                text += &format!(", and {} more", names.len() - LISTED);
+            let (count, listed) = (names.len(), names[..names.len().min(LISTED)].join(", "));
+            let _ = write!(text, "\n  {count} {what}: {listed}"); // A string takes everything.
+            if count > LISTED {
+                let _ = write!(text, ", and {} more", count - LISTED);
             }
         }
         let packed = misshaped.iter().any(|m| m.contains("found [0]") || m.ends_with(", 1]"));
@@ -110,7 +108,21 @@ impl Mapped for InMap {
     }
 }
 
+/// Fresh pages, which take memory only once they are touched.
+struct Untouched(Vec<f32>);
+
+impl Mapped for Untouched {
+    fn values(&self) -> &[f32] {
+        &self.0
+    }
+}
+
 impl Builder {
+    /// Parameters that are all 0 and take next to no memory: to count those of a model.
+    pub fn zeros() -> Self {
+        Self::new(Source::Zeros)
+    }
+
     /// New parameters; the same seed gives the same values.
     pub fn random(seed: u64) -> Self {
         Self::new(Source::Random(seed))
@@ -151,6 +163,10 @@ impl Builder {
     fn make(&self, name: &str, shape: &[usize], init: Init, is_buffer: bool) -> Parameter {
         let name = format!("{}{name}", self.path);
         let value = match &self.shared.source {
+            Source::Zeros => {
+                let zeros = Untouched(vec![0.0; shape.iter().product()]);
+                Tensor::from_mapped(Arc::new(zeros), shape).ok()
+            }
             Source::Random(seed) => Tensor::from_slice(&init.draw(*seed, &name, shape), shape).ok(),
             Source::Checkpoint(checkpoint, names) => self.find(checkpoint, names, &name, shape),
         };
@@ -228,7 +244,7 @@ impl Builder {
     /// Whether the checkpoint holds the parameter `name` of this part; true for new models.
     pub fn has(&self, name: &str) -> bool {
         match &self.shared.source {
-            Source::Random(_) => true,
+            Source::Zeros | Source::Random(_) => true,
             Source::Checkpoint(file, names) => {
                 let name = format!("{}{name}", self.path);
                 names

@@ -23,6 +23,7 @@ impl Shape {
     }
 
     /// This shape with another last axis.
+    #[must_use]
     pub fn with_last(&self, last: usize) -> Self {
         let mut axes = self.0.clone();
         if let Some(axis) = axes.last_mut() {

@@ -116,6 +116,7 @@ impl Tensor {
     }
 
     /// The same values as another type of number. Not tracked.
+    #[must_use]
     pub fn cast(&self, dtype: DType) -> Self {
         let storage = match (&self.storage, dtype) {
             (Storage::Bf16(b), DType::F32) => {

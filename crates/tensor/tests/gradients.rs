@@ -7,7 +7,8 @@ use ocelli_tensor::{
 
 fn values(shape: &[usize], seed: usize) -> Tensor {
     let n = shape.iter().product::<usize>();
-    let v: Vec<f32> = (0..n).map(|i| ((i * 7919 + seed * 131) % 1009) as f32 / 504.0 - 1.0).collect();
+    let v: Vec<f32> =
+        (0..n).map(|i| ((i * 7919 + seed * 131) % 1009) as f32 / 504.0 - 1.0).collect();
     Tensor::from_slice(&v, shape).unwrap()
 }
 
@@ -33,7 +34,10 @@ fn check(name: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>)
             let h = 1e-2;
             let slope = (moved(h) - moved(-h)) / (2.0 * f64::from(h));
             let got = f64::from(grad.values()[at]);
-            assert!((got - slope).abs() < 4e-3 * (1.0 + slope.abs()), "{name} {i}[{at}]: {got} {slope}");
+            assert!(
+                (got - slope).abs() < 4e-3 * (1.0 + slope.abs()),
+                "{name} {i}[{at}]: {got} {slope}"
+            );
         }
     }
 }
@@ -44,7 +48,8 @@ fn linear() {
         if activation == Activation::Relu {
             continue; // Its kink defeats finite differences; the kernel test covers it.
         }
-        let inputs = [values(&[2, 3, 5], 1), values(&[4, 5], 2), values(&[4], 3), values(&[2, 3, 4], 4)];
+        let inputs =
+            [values(&[2, 3, 5], 1), values(&[4, 5], 2), values(&[4], 3), values(&[2, 3, 4], 4)];
         check("linear", &inputs, |x| {
             let o = LinearOptions { bias: Some(&x[2]), activation, residual: Some(&x[3]) };
             x[0].linear_with(&x[1], o)
@@ -93,9 +98,13 @@ fn tables_and_tokens() {
     check("embedding", &[values(&[4, 3], 1)], |x| x[0].embedding(&ids, &[2, 2]));
     check("select_tokens", &[values(&[2, 3, 4], 1)], |x| x[0].select_tokens(&[2, 0]));
     check("mean_tokens", &[values(&[2, 3, 4], 1)], |x| x[0].mean_tokens(1));
-    check("prepend_to", &[values(&[1, 1, 4], 1), values(&[2, 3, 4], 2)], |x| x[0].prepend_to(&x[1]));
+    check("prepend_to", &[values(&[1, 1, 4], 1), values(&[2, 3, 4], 2)], |x| {
+        x[0].prepend_to(&x[1])
+    });
     let mask = [true, false, false, true].into();
-    check("replace_in", &[values(&[3], 1), values(&[2, 2, 3], 2)], |x| x[0].replace_in(&x[1], &mask));
+    check("replace_in", &[values(&[3], 1), values(&[2, 2, 3], 2)], |x| {
+        x[0].replace_in(&x[1], &mask)
+    });
 }
 
 #[test]
@@ -104,11 +113,15 @@ fn elementwise_and_rearranging() {
     check("add", &two, |x| x[0].add(&x[1]));
     check("mul", &two, |x| x[0].mul(&x[1]));
     check("add_table", &[values(&[2, 3, 4], 1), values(&[3, 4], 2)], |x| x[0].add_table(&x[1]));
-    check("scale_columns", &[values(&[2, 3, 4], 1), values(&[4], 2)], |x| x[0].scale_columns(&x[1]));
+    check("scale_columns", &[values(&[2, 3, 4], 1), values(&[4], 2)], |x| {
+        x[0].scale_columns(&x[1])
+    });
     check("scale", &two[..1], |x| x[0].scale(-1.5));
     check("sum", &two[..1], |x| x[0].sum());
     check("permute", &two[..1], |x| x[0].permute(&[2, 0, 1]));
-    check("cat", &[values(&[2, 1, 4], 1), values(&[2, 3, 4], 2)], |x| Tensor::cat(&[&x[0], &x[1]], 1));
+    check("cat", &[values(&[2, 1, 4], 1), values(&[2, 3, 4], 2)], |x| {
+        Tensor::cat(&[&x[0], &x[1]], 1)
+    });
     check("patches", &[values(&[2, 3, 5, 4], 1)], |x| x[0].patches(2));
     check("narrow", &two[..1], |x| x[0].narrow(1, 1, 2));
     check("reshape", &two[..1], |x| x[0].reshape(&[6, 4]));
@@ -139,7 +152,10 @@ fn a_recomputed_block_gives_the_same_gradients() {
     let (x, w) = (values(&[2, 3], 1).leaf(), values(&[3, 3], 2).leaf());
     let inner = w.clone();
     let block = move |x: &Tensor| {
-        let h = x.linear_with(&inner, LinearOptions { activation: Activation::Gelu, ..Default::default() })?;
+        let h = x.linear_with(
+            &inner,
+            LinearOptions { activation: Activation::Gelu, ..Default::default() },
+        )?;
         h.linear(&inner, None)
     };
     let plain = block(&x).unwrap().sum().unwrap().backward().unwrap();

@@ -38,9 +38,13 @@ fn probabilities(
             p.fill(0.0);
             continue;
         }
-        p.iter_mut().for_each(|x| *x = (*x - max).exp());
+        for x in p.iter_mut() {
+            *x = (*x - max).exp();
+        }
         let sum: f64 = p.iter().sum();
-        p.iter_mut().for_each(|x| *x /= sum);
+        for x in p.iter_mut() {
+            *x /= sum;
+        }
     }
     p
 }

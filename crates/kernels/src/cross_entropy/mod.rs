@@ -161,7 +161,9 @@ pub fn backward(
                 Targets::Classes(c, smoothing) => {
                     if smoothing != 0.0 {
                         let share = smoothing / classes as f32 * scale;
-                        out.iter_mut().for_each(|o| *o -= share);
+                        for o in out.iter_mut() {
+                            *o -= share;
+                        }
                     }
                     out[c[r] as usize] -= (1.0 - smoothing) * scale;
                 }

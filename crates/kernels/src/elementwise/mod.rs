@@ -185,6 +185,7 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // Sums of small whole numbers are exact.
 mod tests {
     use super::*;
 

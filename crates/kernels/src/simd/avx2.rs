@@ -1,6 +1,7 @@
 //! Eight f32 in an AVX register, with FMA.
 
 use super::Vector;
+#[allow(clippy::wildcard_imports)] // Intrinsics carry their module in their names.
 use std::arch::x86_64::*;
 
 /// An AVX register of eight f32.

@@ -1,6 +1,7 @@
 //! Sixteen f32 in an AVX-512 register.
 
 use super::Vector;
+#[allow(clippy::wildcard_imports)] // Intrinsics carry their module in their names.
 use std::arch::x86_64::*;
 
 /// An AVX-512 register of sixteen f32.

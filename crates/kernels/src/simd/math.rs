@@ -54,7 +54,7 @@ pub(crate) unsafe fn erf<V: Vector>(x: V) -> V {
     unsafe {
         let x = x.max(V::splat(-4.0)).min(V::splat(4.0));
         let s = x.mul(x);
-        let mut p = V::splat(-2.726_142_2e-10);
+        let mut p = V::splat(-2.726_142e-10);
         for c in [
             2.770_681_5e-8,
             -2.101_024e-6,

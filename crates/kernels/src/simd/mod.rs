@@ -24,7 +24,8 @@ use std::sync::OnceLock;
 /// # Safety
 /// Every method may be called only where the instruction set of the type is there, that is inside
 /// a function reached through [`dispatch!`]. Pointers must be valid for the lanes that are touched.
-#[allow(clippy::missing_safety_doc)] // One contract for all methods, stated above.
+// One contract for all methods, stated above; the methods are operators, not builders.
+#[allow(clippy::missing_safety_doc, clippy::return_self_not_must_use)]
 pub trait Vector: Copy {
     /// Values in a vector.
     const LANES: usize;

@@ -122,6 +122,9 @@ pub(super) fn open_clip(config: &Value, file: &Path) -> Result<ClipConfig> {
     })
 }
 
+/// Blocks that are looked for in a file without a configuration.
+const MOST_BLOCKS: usize = 1000;
+
 /// Sizes from the tensors of an OpenAI archive, which has no configuration. Heads are 64 wide.
 pub(super) fn openai(weights: &Checkpoint, file: &Path, heads: HeadCounts) -> Result<ClipConfig> {
     let shape = |name: &str| -> Result<Vec<usize>> {
@@ -140,7 +143,7 @@ pub(super) fn openai(weights: &Checkpoint, file: &Path, heads: HeadCounts) -> Re
         })
     };
     let count = |pattern: &dyn Fn(usize) -> String| {
-        (0..).take_while(|i| weights.info(&pattern(*i)).is_some()).count()
+        (0..MOST_BLOCKS).take_while(|i| weights.info(&pattern(*i)).is_some()).count()
     };
     let usual = |width: usize| (width / 64).max(1);
     let vision = if weights.info("visual.proj").is_some() {

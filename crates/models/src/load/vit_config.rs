@@ -195,7 +195,7 @@ pub(super) fn jax(weights: &Checkpoint, file: &Path) -> Result<VitConfig> {
         return Err(wrong("Transformer/posembed_input/pos_embedding", &position));
     };
     let side = ((tokens.saturating_sub(1)) as f64).sqrt() as usize * patch_size;
-    let depth = (0..)
+    let depth = (0..1000)
         .take_while(|i| {
             let name = format!("{prefix}Transformer/encoderblock_{i}/LayerNorm_0/scale");
             weights.info(&name).is_some()

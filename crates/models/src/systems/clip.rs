@@ -104,9 +104,9 @@ impl ClipConfig {
 #[derive(Debug)]
 pub enum Vision {
     /// A Vision Transformer.
-    Vit(ClipVit),
+    Vit(Box<ClipVit>),
     /// A ResNet with attention pooling.
-    ResNet(ModifiedResNet),
+    ResNet(Box<ModifiedResNet>),
 }
 
 /// CLIP.
@@ -135,9 +135,11 @@ impl Clip {
         let vision = b.at("vision");
         Self {
             vision: match &config.vision {
-                VisionConfig::Vit(c) => Vision::Vit(ClipVit::new(c, config.embed_dim, &vision)),
+                VisionConfig::Vit(c) => {
+                    Vision::Vit(Box::new(ClipVit::new(c, config.embed_dim, &vision)))
+                }
                 VisionConfig::ResNet(c) => {
-                    Vision::ResNet(ModifiedResNet::new(c, config.embed_dim, &vision))
+                    Vision::ResNet(Box::new(ModifiedResNet::new(c, config.embed_dim, &vision)))
                 }
             },
             text: ClipText::new(&config.text, config.embed_dim, &b.at("text")),

@@ -45,7 +45,9 @@ impl PositionRule {
                             row[place as usize] = cubic(distance.abs(), -0.5);
                         }
                         let sum: f64 = row.iter().sum();
-                        row.iter_mut().for_each(|w| *w /= sum);
+                        for w in &mut row {
+                            *w /= sum;
+                        }
                     }
                     Self::Jax => {
                         let at =

@@ -145,7 +145,7 @@ impl Tensor {
                 let mut d = Buffer::uninit(x.elements());
                 let rows = x.values().iter().zip(y.values()).zip(m.values());
                 for (d, ((x, y), m)) in d.iter_mut().zip(rows) {
-                    let sign = if x > y { 1.0 } else { f32::from(i8::from(x < y)) * -1.0 };
+                    let sign = f32::from(i8::from(x > y) - i8::from(x < y));
                     *d = sign * m * scale;
                 }
                 Tensor::new(d, x.shape().clone())
