@@ -428,3 +428,154 @@ impl Taps {
         start..self.starts.iter().max().copied().unwrap_or(0) + self.each
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::draw::Purpose;
+
+    const PLAIN: ([f32; 3], [f32; 3]) = ([0.0; 3], [1.0 / 255.0; 3]);
+
+    fn none() -> AugmentConfig {
+        AugmentConfig { scale: [1.0, 1.0], ratio: [1.0, 1.0], ..AugmentConfig::default() }
+    }
+
+    fn run(config: &AugmentConfig, picture: &Small, size: usize, position: u64) -> Vec<f32> {
+        let mut out = vec![f32::NAN; 3 * size * size];
+        let mut draw = Draw::new(7, 0, position, Purpose::Picture);
+        config.apply(picture, size, PLAIN, &mut draw, &mut Scratch::default(), &mut out);
+        out
+    }
+
+    fn close(got: &[f32], expected: &[f32]) {
+        for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
+            assert!((got - expected).abs() < 2e-3, "{at}: {got} instead of {expected}");
+        }
+    }
+
+    /// RGBA of 6 x 6, the right half transparent.
+    fn half() -> Small {
+        let pixel = |x: u8, y: u8| if x < 3 { [40 * x, 30 * y, 7, 255] } else { [0; 4] };
+        let pixels = (0..36).flat_map(|at| pixel(at % 6, at / 6));
+        Small::transparent(6, 6, pixels.collect())
+    }
+
+    #[test]
+    fn without_changes_pixels_stay() {
+        let out = run(&none(), &half(), 6, 0);
+        for (at, &value) in out[..36].iter().enumerate() {
+            let expected = if at % 6 < 3 { 40.0 * (at % 6) as f32 } else { 255.0 };
+            close(&[value], &[expected]);
+        }
+    }
+
+    #[test]
+    fn a_flip_mirrors() {
+        let plain = run(&none(), &half(), 6, 0);
+        let flipped = run(&AugmentConfig { flip: 1.0, ..none() }, &half(), 6, 0);
+        for (row, mirrored) in plain.chunks(6).zip(flipped.chunks(6)) {
+            let mirrored: Vec<f32> = mirrored.iter().rev().copied().collect();
+            close(row, &mirrored);
+        }
+    }
+
+    #[test]
+    fn resizing_keeps_a_ramp_and_a_constant() {
+        let pixels = (0..64 * 64).flat_map(|at| [3 * (at % 64) as u8, 90, 255, 255]).collect();
+        let picture = Small::transparent(64, 64, pixels);
+        for size in [16, 24, 100] {
+            let out = run(&none(), &picture, size, 0);
+            let plane = size * size;
+            let step = 64.0 / size as f32;
+            // Away from the border, where the filter has no ramp to see, the ramp stays a ramp.
+            for x in size / 8 + 1..size - size / 8 - 1 {
+                let center = ((x as f32 + 0.5) * step - 0.5) * 3.0;
+                assert!((out[5 * size + x] - center).abs() < 1.0, "{size} {x}");
+            }
+            // At the border nothing comes in from outside.
+            let middle = plane + size * (size / 2) + size / 2;
+            close(&[out[middle], out[plane + middle]], &[90.0, 255.0]);
+        }
+    }
+
+    #[test]
+    fn a_quarter_turn_moves_pixels_exactly() {
+        let mut scratch = Scratch { square: half_square(), ..Scratch::default() };
+        scratch.turn::<4>(6, 90.0);
+        let (before, after) = (half_square(), scratch.square);
+        for y in 0..6 {
+            for x in 0..6 {
+                let from = ((5 - x) * 6 + y) * 4;
+                close(&after[(y * 6 + x) * 4..][..4], &before[from..from + 4]);
+            }
+        }
+    }
+
+    fn half_square() -> Vec<f32> {
+        half().bytes().iter().map(|&v| f32::from(v)).collect()
+    }
+
+    #[test]
+    fn padding_shows_background_and_borders() {
+        let config = AugmentConfig { padding: [1.0, 1.0], ..none() };
+        let black = Small::transparent(4, 4, [0, 0, 0, 255].repeat(16));
+        let out = run(&config, &black, 8, 3);
+        let white = out[..64].iter().filter(|&&v| v > 254.0).count();
+        assert_eq!(white, 64 - 16, "a picture of 4 x 4 in a canvas of 8 x 8");
+        let opaque = crate::image::Picture::from(
+            crate::image::RgbImage::new(4, 4, vec![9; 48]).expect("fits"),
+        );
+        let mut png = Vec::new();
+        write_png(&opaque, &mut png);
+        let opaque = Small::decode(&png, None).expect("sound");
+        close(&run(&config, &opaque, 8, 3), &[9.0; 192]);
+    }
+
+    fn write_png(picture: &crate::image::Picture, out: &mut Vec<u8>) {
+        let mut encoder = png::Encoder::new(out, picture.width() as u32, picture.height() as u32);
+        encoder.set_color(png::ColorType::Rgb);
+        let mut writer = encoder.write_header().expect("memory");
+        writer.write_image_data(picture.pixels().bytes()).expect("memory");
+    }
+
+    #[test]
+    fn colours_in_one_pass_equal_colours_step_by_step() {
+        let pixels = [[10.0, 100.0, 60.0], [200.0, 120.0, 130.0]];
+        let luma = |p: [f32; 3]| LUMA[0] * p[0] + LUMA[1] * p[1] + LUMA[2] * p[2];
+        let (brightness, contrast, saturation) = (1.1, 0.7, 0.6);
+        let mean = |pixels: [[f32; 3]; 2]| (luma(pixels[0]) + luma(pixels[1])) / 2.0;
+
+        let steps = pixels.map(|p| p.map(|v| v * brightness));
+        let steps = steps.map(|p| p.map(|v| saturation * v + (1.0 - saturation) * luma(p)));
+        let center = mean(steps);
+        let steps = steps.map(|p| p.map(|v| contrast * v + (1.0 - contrast) * center));
+
+        let planes: Vec<f32> = (0..3).flat_map(|c| pixels.map(|p| p[c])).collect();
+        let mut color = Color::NONE;
+        color.scale(brightness);
+        color.saturate(saturation);
+        color.contrast(contrast, mean_luma(&planes));
+        let mut out = planes.clone();
+        color.finish(PLAIN.0, PLAIN.1, &mut out);
+        close(&out, &(0..3).flat_map(|c| steps.map(|p| p[c])).collect::<Vec<_>>());
+
+        let mut grey = Color::NONE;
+        grey.saturate(0.0);
+        let mut out = planes;
+        grey.finish(PLAIN.0, PLAIN.1, &mut out);
+        close(&out, &[0, 1, 0, 1, 0, 1].map(|at: usize| luma(pixels[at])));
+    }
+
+    #[test]
+    fn ranges_are_checked() {
+        for config in [
+            AugmentConfig { scale: [0.9, 0.1], ..none() },
+            AugmentConfig { scale: [0.0, 1.0], ..none() },
+            AugmentConfig { flip: f64::NAN, ..none() },
+            AugmentConfig { padding: [0.0, 1e9], ..none() },
+        ] {
+            assert!(config.check().is_err(), "{config:?}");
+        }
+        assert!(AugmentConfig::default().check().is_ok());
+    }
+}
