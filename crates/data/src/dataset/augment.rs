@@ -543,7 +543,7 @@ mod tests {
         let pixels = [[10.0, 100.0, 60.0], [200.0, 120.0, 130.0]];
         let luma = |p: [f32; 3]| LUMA[0] * p[0] + LUMA[1] * p[1] + LUMA[2] * p[2];
         let (brightness, contrast, saturation) = (1.1, 0.7, 0.6);
-        let mean = |pixels: [[f32; 3]; 2]| (luma(pixels[0]) + luma(pixels[1])) / 2.0;
+        let mean = |pixels: [[f32; 3]; 2]| f32::midpoint(luma(pixels[0]), luma(pixels[1]));
 
         let steps = pixels.map(|p| p.map(|v| v * brightness));
         let steps = steps.map(|p| p.map(|v| saturation * v + (1.0 - saturation) * luma(p)));
