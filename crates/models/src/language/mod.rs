@@ -1,3 +1,4 @@
 //! Language models and text towers.
 
+pub mod bert;
 pub mod clip_text;

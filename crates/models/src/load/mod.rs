@@ -1,14 +1,16 @@
 //! From a path to a running model: which family its files are of, and what belongs to it.
 
+mod bert_config;
 mod clip_config;
 mod vit_config;
 
+use crate::language::bert::{self, Bert};
 use crate::systems::clip::{self, Clip};
 use crate::vision::resnet_v2::{self, HybridVit};
 use crate::vision::vit::{self, Vit, VitConfig};
 use crate::{Error, Result};
 use ocelli_data::image::Processor;
-use ocelli_data::text::{Behaviour, ClipTokenizer};
+use ocelli_data::text::{Behaviour, BertTokenizer, ClipTokenizer};
 use ocelli_nn::checkpoint::Checkpoint;
 use ocelli_nn::{Builder, Names, Parameters};
 use serde_json::Value;
@@ -34,13 +36,15 @@ pub enum Family {
     OpenClip,
     /// CLIP of OpenAI.
     OpenAiClip,
+    /// BERT of transformers.
+    Bert,
     /// A model that this program trained.
     Ocelli,
 }
 
 impl Family {
     /// All families with their names on the command line.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("transformers-vit", Self::TransformersVit),
         ("dinov2", Self::Dinov2),
         ("timm-vit", Self::TimmVit),
@@ -49,6 +53,7 @@ impl Family {
         ("transformers-clip", Self::TransformersClip),
         ("open-clip", Self::OpenClip),
         ("openai-clip", Self::OpenAiClip),
+        ("bert", Self::Bert),
         ("ocelli", Self::Ocelli),
     ];
 
@@ -72,6 +77,8 @@ pub enum Model {
     Hybrid(Box<HybridVit>),
     /// A CLIP.
     Clip(Box<Clip>),
+    /// A BERT.
+    Bert(Box<Bert>),
 }
 
 impl Model {
@@ -81,6 +88,7 @@ impl Model {
             Self::Vit(_) => "a ViT",
             Self::Hybrid(_) => "a hybrid ViT",
             Self::Clip(_) => "a CLIP",
+            Self::Bert(_) => "a BERT",
         }
     }
 }
@@ -166,6 +174,7 @@ impl Files {
             Some("vit") => return Some(Family::TransformersVit),
             Some("dinov2") => return Some(Family::Dinov2),
             Some("clip") => return Some(Family::TransformersClip),
+            Some("bert") => return Some(Family::Bert),
             _ => {}
         }
         let args = config.get("model_args");
@@ -232,6 +241,10 @@ impl Files {
                 Ok(Processor::openai(size.vision.image_size().0))
             }
             Family::Ocelli => self.own_processor(),
+            Family::Bert => {
+                let (what, needs) = ("preparing pictures", "a model that sees");
+                Err(Error::Unsuitable { what, needs, is: "a BERT".to_owned() })
+            }
             _ => {
                 // The original ViT preprocessing: squeezed to the size, [-1, 1].
                 let (height, width) = self.vit_config()?.image_size;
@@ -276,12 +289,28 @@ impl Files {
         tokenizer(self.dir(), behaviour)
     }
 
-    /// Tokens of a text as the model takes it.
+    /// The tokenizer of a BERT. Needs no weights.
+    ///
+    /// # Errors
+    /// If there is no tokenizer file, or it cannot be read.
+    pub fn bert_tokenizer(&self) -> Result<BertTokenizer> {
+        Ok(BertTokenizer::load(self.dir()).map_err(ocelli_data::Error::from)?)
+    }
+
+    /// Tokens of a text as the model takes it; a sentence encoder may take fewer than its BERT.
     ///
     /// # Errors
     /// If the configuration cannot be read.
     pub fn context_length(&self) -> Result<usize> {
-        Ok(self.clip_config()?.text.context_length)
+        if self.family != Family::Bert {
+            return Ok(self.clip_config()?.text.context_length);
+        }
+        let most = bert_config::transformers(&self.config, &self.config_file())?.context_length;
+        let file = self.dir().join("sentence_bert_config.json");
+        if !file.is_file() {
+            return Ok(most);
+        }
+        Ok(Fields::new(&read_json(&file)?, &file).size("max_seq_length", Some(most))?.min(most))
     }
 
     fn clip_config(&self) -> Result<clip::ClipConfig> {
@@ -371,6 +400,17 @@ impl Files {
             }
             Family::OpenAiClip => {
                 clip(&clip_config::openai(weights, &self.path, heads)?, clip::openai_names(""))?
+            }
+            Family::Bert => {
+                let mut config = bert_config::transformers(&self.config, &file)?;
+                let prefix = prefix("embeddings.word_embeddings.weight", "bert.");
+                config.has_pooler = has(&format!("{prefix}pooler.dense.weight"));
+                config.has_language_head = has("cls.predictions.transform.dense.weight");
+                let has_old_norms = has(&format!("{prefix}embeddings.LayerNorm.gamma"));
+                let names = bert::names(prefix, has_old_norms);
+                let builder = Builder::load(Arc::clone(weights), names.clone());
+                let model = Bert::new(&config, &builder);
+                (Model::Bert(Box::new(model)), builder.finish()?, names)
             }
             Family::Ocelli => {
                 let names = vec![Names::ours()];
