@@ -211,6 +211,22 @@ fn broken_pictures_are_counted_and_named() {
 }
 
 #[test]
+fn a_batch_of_broken_pictures_alone_is_passed_over() {
+    let broken: Vec<usize> = (4..8).collect();
+    let data = Arc::new(Dataset::open(&[drawings("alone", 12, &broken)]).unwrap());
+    let config = LoaderConfig {
+        batch_size: 4,
+        shuffle: false,
+        epochs: Some(1),
+        on_broken: OnBroken::Skip { limit: 4 },
+        ..config()
+    };
+    let batches = run(&data, config, None);
+    assert_eq!(batches.iter().map(|batch| batch.keys.len()).collect::<Vec<_>>(), [4, 4]);
+    assert_eq!((batches[1].skipped.len(), batches[1].state_after.skipped), (4, 4));
+}
+
+#[test]
 fn evaluation_shows_what_a_model_sees_in_use() {
     let data = Arc::new(Dataset::open(&[drawings("evaluation", 11, &[])]).unwrap());
     let processor = Processor::openai(SIDE);

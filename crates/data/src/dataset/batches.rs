@@ -221,7 +221,19 @@ impl Iterator for Batches {
         if self.is_done {
             return None;
         }
-        let next = self.take().map(|batch| self.count(batch?));
+        let mut skipped = Vec::new();
+        let next = loop {
+            match self.take().map(|batch| self.count(batch?)) {
+                // Nothing is left of it: its errors go with the next one.
+                Some(Ok(mut batch)) if batch.keys.is_empty() => skipped.append(&mut batch.skipped),
+                Some(Ok(mut batch)) => {
+                    skipped.append(&mut batch.skipped);
+                    batch.skipped = skipped;
+                    break Some(Ok(batch));
+                }
+                end => break end,
+            }
+        };
         self.is_done = !matches!(next, Some(Ok(_)));
         next
     }

@@ -114,7 +114,7 @@ pub struct Batch {
     pub indices: Vec<usize>,
     /// The epoch the samples belong to, from 0.
     pub epoch: u64,
-    /// What was left out of this batch, and why.
+    /// What was left out of this batch, and of batches before it of which nothing was left; and why.
     pub skipped: Vec<DatasetError>,
     /// The position after this batch; batches from there are the same as those that follow here.
     pub state_after: DataState,
