@@ -32,6 +32,24 @@ impl Failure {
         Self { code: 4, message: message.into() }
     }
 
+    /// Exit code 3 when everything that is wrong was said already.
+    pub(crate) fn input_reported() -> Self {
+        Self { code: 3, message: String::new() }
+    }
+
+    /// Exit code 130: Ctrl-C.
+    pub(crate) fn interrupted() -> Self {
+        Self { code: 130, message: "interrupted".to_owned() }
+    }
+
+    /// Standard output cannot be written. A reader that has enough (`ocelli ... | head`) is no error.
+    pub(crate) fn output(error: &std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self { code: 0, message: String::new() };
+        }
+        Self { code: 1, message: format!("cannot write the output: {error}") }
+    }
+
     /// Says what went wrong and gives the exit code.
     #[allow(clippy::print_stderr)] // The one place where errors are printed.
     pub(crate) fn report(&self) -> ExitCode {
@@ -43,7 +61,7 @@ impl Failure {
 }
 
 /// An error with its causes, each once.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
@@ -62,9 +80,11 @@ impl From<ocelli_models::Error> for Failure {
         use ocelli_models::Error as E;
         let message = chain(&error);
         match error {
-            E::Load(_) | E::Checkpoint(_) | E::Io { .. } | E::Config { .. } | E::UnknownModel { .. } => {
-                Self::model(message)
-            }
+            E::Load(_)
+            | E::Checkpoint(_)
+            | E::Io { .. }
+            | E::Config { .. }
+            | E::UnknownModel { .. } => Self::model(message),
             E::Unsuitable { .. } => Self::usage(message),
             E::Data(_) => Self::input(message),
             _ => Self::runtime(message),
@@ -87,5 +107,32 @@ impl From<ocelli_data::Error> for Failure {
 impl From<ocelli_tensor::Error> for Failure {
     fn from(error: ocelli_tensor::Error) -> Self {
         Self::runtime(chain(&error))
+    }
+}
+
+impl From<ocelli_eval::Error> for Failure {
+    fn from(error: ocelli_eval::Error) -> Self {
+        use ocelli_eval::Error as E;
+        match error {
+            E::NoLabels | E::NoTemplates | E::Text(_) => Self::usage(chain(&error)),
+            _ => Self::runtime(chain(&error)),
+        }
+    }
+}
+
+impl From<ocelli_train::Error> for Failure {
+    fn from(error: ocelli_train::Error) -> Self {
+        use ocelli_train::Error as E;
+        let message = chain(&error);
+        match error {
+            E::Model(error) => error.into(),
+            E::Eval(error) => error.into(),
+            E::Recipe { .. } | E::Override { .. } | E::Unfit { .. } | E::OtherRun { .. } => {
+                Self::usage(message)
+            }
+            E::Dataset(_) | E::Text(_) => Self::input(message),
+            E::Io { .. } | E::Start { .. } | E::Load(_) | E::Checkpoint(_) => Self::model(message),
+            _ => Self::runtime(message),
+        }
     }
 }

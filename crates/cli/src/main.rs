@@ -2,33 +2,74 @@
 
 mod commands;
 mod failure;
+mod global;
+mod inputs;
+mod interrupt;
+mod labels;
+mod output;
+mod pictures;
+mod progress;
+mod rows_file;
+mod session;
+mod table;
+mod unread;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use global::Global;
 use std::process::ExitCode;
 
-/// Vision-language models in one binary.
+/// Vision-language models in one binary
 #[derive(Parser)]
-#[command(name = "ocelli", version, about, max_term_width = 100)]
+#[command(
+    name = "ocelli",
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 invalid input, 4 model not found or not loadable,
+130 interrupted. Results go to standard output, everything else to standard error."
+)]
 struct Cli {
-    /// Threads that compute; default: one per core, or OCELLI_THREADS
-    #[arg(short = 't', long, global = true, value_name = "N")]
-    threads: Option<usize>,
+    #[command(flatten)]
+    global: Global,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    Classify(commands::classify::Args),
+    Embed(commands::embed::Args),
+    Match(commands::match_texts::Args),
+    Preprocess(commands::preprocess::Args),
+    Tokenize(commands::tokenize::Args),
+    Model(commands::model::Args),
+    Train(commands::train::Args),
     Verify(commands::verify::Args),
+    Bench(commands::bench::Args),
+    Doctor(commands::doctor::Args),
+    Completions(commands::completions::Args),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if let Some(threads) = cli.threads {
+    // llama.cpp spells --model of a hub id `-hf`, which is not a short flag.
+    let arguments = std::env::args_os().map(|a| if a == "-hf" { "--model".into() } else { a });
+    let Cli { global, command } = Cli::parse_from(arguments);
+    if let Some(threads) = global.threads {
         ocelli_kernels::pool::set_threads(threads);
     }
-    let done = match cli.command {
+    let done = match command {
+        Command::Classify(args) => commands::classify::run(&global, &args),
+        Command::Embed(args) => commands::embed::run(&global, &args),
+        Command::Match(args) => commands::match_texts::run(&global, &args),
+        Command::Preprocess(args) => commands::preprocess::run(&global, &args),
+        Command::Tokenize(args) => commands::tokenize::run(&global, &args),
+        Command::Model(args) => commands::model::run(&global, &args),
+        Command::Train(args) => commands::train::run(&global, &args),
         Command::Verify(args) => commands::verify::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&global, &args),
+        Command::Completions(args) => commands::completions::run(Cli::command(), &args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

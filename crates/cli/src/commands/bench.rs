@@ -147,6 +147,11 @@ fn model(args: &Args) -> Result<(Model, Parameters), Failure> {
     Ok((model, parameters))
 }
 
+fn blind() -> ocelli_models::Error {
+    let (what, needs) = ("timing", "a model that sees");
+    ocelli_models::Error::Unsuitable { what, needs, is: "a BERT".to_owned() }
+}
+
 /// What is timed.
 struct Step {
     model: Model,
@@ -174,6 +179,7 @@ impl Step {
                 let vision = &m.config().vision;
                 (vision.image_size(), vision.tokens())
             }
+            Model::Bert(_) => return Err(blind().into()),
         };
         let n = batch * 3 * height * width;
         let values: Vec<f32> = (0..n).map(|i| ((i * 7919) % 2003) as f32 / 1001.0 - 1.0).collect();
@@ -200,6 +206,7 @@ impl Step {
                 Model::Vit(m) => m.forward(&self.pixels),
                 Model::Hybrid(m) => m.forward(&self.pixels),
                 Model::Clip(m) => m.encode_image(&self.pixels),
+                Model::Bert(_) => Err(blind()),
             })?;
             return Ok(());
         };
@@ -211,6 +218,7 @@ impl Step {
                 let ids: Arc<[u32]> = (0..batch * text).map(|i| (i % 400) as u32).collect();
                 m.loss(&self.pixels, &ids)?
             }
+            Model::Bert(_) => return Err(blind().into()),
         };
         let mut grads = loss.backward()?;
         training.step += 1;

@@ -1,3 +1,13 @@
 //! One file per command.
 
+pub(crate) mod bench;
+pub(crate) mod classify;
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod embed;
+pub(crate) mod match_texts;
+pub(crate) mod model;
+pub(crate) mod preprocess;
+pub(crate) mod tokenize;
+pub(crate) mod train;
 pub(crate) mod verify;

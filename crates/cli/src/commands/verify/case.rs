@@ -32,11 +32,12 @@ impl Case {
         } else {
             Value::Null
         };
-        let mut case =
-            Self { checkpoint: dir.to_owned(), golden, neighbour: None, settings };
+        let mut case = Self { checkpoint: dir.to_owned(), golden, neighbour: None, settings };
         if let Some(name) = case.settings.get("checkpoint").and_then(Value::as_str) {
             if name.contains(['/', '\\']) || name.starts_with('.') {
-                return Err(Failure::input(format!("golden.json: checkpoint `{name}` is no neighbouring folder")));
+                return Err(Failure::input(format!(
+                    "golden.json: checkpoint `{name}` is no neighbouring folder"
+                )));
             }
             let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
             case.checkpoint = dir.parent().unwrap_or(Path::new(".")).join(name);
@@ -47,7 +48,7 @@ impl Case {
 
     /// Names of the expected results, sorted.
     pub(super) fn expected(&self) -> Vec<String> {
-        let kinds = ["out/", "grad/", "adamw/", "gen/"];
+        let kinds = ["out/", "embed/", "grad/", "adamw/", "gen/"];
         let is_result = |name: &&str| kinds.iter().any(|k| name.starts_with(k));
         self.golden.names().filter(is_result).map(str::to_owned).collect()
     }
@@ -66,7 +67,10 @@ impl Case {
     }
 
     fn holder(&self, name: &str) -> Option<&Checkpoint> {
-        [Some(&self.golden), self.neighbour.as_ref()].into_iter().flatten().find(|c| c.info(name).is_some())
+        [Some(&self.golden), self.neighbour.as_ref()]
+            .into_iter()
+            .flatten()
+            .find(|c| c.info(name).is_some())
     }
 
     /// An input as a tensor, if the case has it.
@@ -100,11 +104,14 @@ impl Case {
     /// Heads of a tower whose file does not count them: a number in the settings, or one in the
     /// sentence that explains them, or the heads of 8 that the smallest towers have.
     pub(super) fn heads(&self, tower: &str) -> Option<usize> {
-        let number = |field: &str| self.settings.get(field).and_then(Value::as_u64).map(|n| n as usize);
+        let number =
+            |field: &str| self.settings.get(field).and_then(Value::as_u64).map(|n| n as usize);
         if let Some(n) = number(&format!("{tower}_heads")) {
             return Some(n);
         }
-        if tower == "vision" && let Some(n) = number("attnpool_heads") {
+        if tower == "vision"
+            && let Some(n) = number("attnpool_heads")
+        {
             return Some(n);
         }
         let rule = self.settings.get("heads_rule").and_then(Value::as_str)?;

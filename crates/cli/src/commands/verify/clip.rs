@@ -19,13 +19,16 @@ pub(super) fn outputs(case: &Case, model: &Clip, computed: &mut Computed) -> Res
             computed.insert("out/logits_per_image".to_owned(), compared.logits);
             computed.insert("out/image_embeds".to_owned(), compared.images);
             computed.insert("out/text_embeds".to_owned(), compared.texts);
-            let raw = [("image", model.encode_image(pixels)?), ("text", model.encode_text(&ids, texts)?)];
+            let raw =
+                [("image", model.encode_image(pixels)?), ("text", model.encode_text(&ids, texts)?)];
             for (name, features) in raw {
                 computed.insert(format!("out/{name}_features_raw"), features);
             }
             computed.insert("out/loss".to_owned(), model.loss(pixels, &ids)?);
         }
-        if let (Some(pixels), Vision::Vit(tower)) = (case.tensor("in/pixel_values_interp")?, model.vision()) {
+        if let (Some(pixels), Vision::Vit(tower)) =
+            (case.tensor("in/pixel_values_interp")?, model.vision())
+        {
             computed.insert("out/interp_last_hidden".to_owned(), tower.features(&pixels)?);
         }
         let names = case.texts("class_names");
@@ -53,7 +56,8 @@ fn zero_shot(
         let texts = prompts(name, &templates).map_err(ocelli_data::Error::from)?;
         let mut ids = Vec::new();
         for text in &texts {
-            let tokens = tokenizer.encode(text, context, Truncate::Cut).map_err(ocelli_data::Error::from)?;
+            let tokens =
+                tokenizer.encode(text, context, Truncate::Cut).map_err(ocelli_data::Error::from)?;
             ids.extend(tokens);
         }
         let features = model.encode_text(&Arc::from(ids), texts.len())?.l2_normalise()?;

@@ -1,5 +1,6 @@
 //! `ocelli verify`: the proof that a checkpoint runs here as it does in its reference.
 
+mod bert;
 mod case;
 mod clip;
 mod gradients;
@@ -17,7 +18,7 @@ use std::sync::OnceLock;
 /// Compare a checkpoint with stored outputs of its reference.
 ///
 /// The folder holds the checkpoint, `golden.safetensors` with inputs (`in/*`) and expected results
-/// (`out/*`, `grad/*`, `adamw/*`), and optionally `golden.json` with settings. Everything is
+/// (`out/*`, `embed/*`, `grad/*`, `adamw/*`), and optionally `golden.json` with settings. Everything is
 /// computed from the checkpoint and the inputs alone.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -65,11 +66,13 @@ fn compute(case: &Case, opened: &Opened) -> Result<Computed, Failure> {
         Model::Vit(model) => vit::outputs(case, model, &mut computed)?,
         Model::Hybrid(model) => vit::hybrid_outputs(case, model, &mut computed)?,
         Model::Clip(model) => clip::outputs(case, model, &mut computed)?,
+        Model::Bert(model) => bert::outputs(case, model, &mut computed)?,
     }
     let loss = || match &opened.model {
         Model::Vit(model) => vit::loss(case, model),
         Model::Hybrid(model) => vit::hybrid_loss(case, model),
         Model::Clip(model) => clip::loss(case, model),
+        Model::Bert(model) => bert::loss(case, model),
     };
     gradients::compute(case, opened, &loss, &mut computed)?;
     Ok(computed)
@@ -110,7 +113,10 @@ fn print(case: &Case, computed: &Computed) -> Result<usize, Failure> {
                 skipped += 1;
             } else {
                 failed += 1;
-                println!("{name:width$}  {shape:>18}  {:>9}  {:>9}  {:>15}  FAIL not computed", "", "", "");
+                println!(
+                    "{name:width$}  {shape:>18}  {:>9}  {:>9}  {:>15}  FAIL not computed",
+                    "", "", ""
+                );
             }
             continue;
         };

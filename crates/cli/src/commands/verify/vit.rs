@@ -25,7 +25,8 @@ pub(super) fn outputs(case: &Case, model: &Vit, computed: &mut Computed) -> Resu
         // Grids of patches by name: pos_embed_zoom_7x7.
         for name in case.expected() {
             let Some(grid) = name.strip_prefix("out/pos_embed_zoom_") else { continue };
-            let sides = grid.split_once('x').and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
+            let sides =
+                grid.split_once('x').and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
             let Some((grid_h, grid_w)) = sides else { continue };
             let (grid_h, grid_w): (usize, usize) = (grid_h, grid_w);
             let side = model.config().patch_size;

@@ -1,0 +1,153 @@
+//! `ocelli model info`: parts, sizes and costs of a model.
+
+use super::{cost, shorten};
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::output::Output;
+use crate::session::{self, ModelArgs};
+use crate::table::{bytes, columns, thousands};
+use ocelli_models::Model;
+use ocelli_models::systems::clip::{Clip, ClipConfig};
+use ocelli_models::vision::vit::{Vit, VitConfig};
+use ocelli_nn::checkpoint::Checkpoint;
+use ocelli_nn::{Builder, Parameters};
+use std::path::{Path, PathBuf};
+
+/// Show the parts of a model, their sizes, and what a picture costs
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  ocelli model info openai/clip-vit-base-patch32
+  ocelli model info --shape vit-b16
+  ocelli model info --shape ViT-L/14@336
+
+A multiply-add counts as two operations. Memory is the weights in f32, and what one picture of a
+batch holds between the layers.")]
+pub(super) struct Args {
+    /// Model: a folder, a weights file, or org/name[@revision] of the hub
+    #[arg(value_name = "MODEL", conflicts_with_all = ["model", "shape"])]
+    path: Option<String>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A published size instead: vit-b16, vit-s16, clip-l14, ViT-B/32, RN50, ...
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    shape: Option<String>,
+}
+
+pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let mut out = Output::new();
+    if let Some(shape) = &args.shape {
+        let (model, parameters) = published(shape)?;
+        out.text(&columns_of(&[("model", format!("{shape}, {}", model.kind()))]))?;
+        out.text(&described(&model, &parameters)?)?;
+        return out.flush();
+    }
+    let model = ModelArgs { model: args.path.clone().or_else(|| args.model.model.clone()) };
+    let session = session::find(global, &model)?.open(global)?;
+    let opened = &session.opened;
+    let path = &opened.path;
+    let kind = format!("{} ({})", opened.model.kind(), opened.family.name());
+    let files: Vec<String> = weight_files(path)?
+        .iter()
+        .map(|file| {
+            let size = file.metadata().map_or(0, |m| m.len());
+            format!("{} ({})", file.display(), bytes(size))
+        })
+        .collect();
+    out.text(&columns_of(&[("model", kind), ("weights", files.join(", "))]))?;
+    out.text(&described(&opened.model, &opened.parameters)?)?;
+    out.flush()
+}
+
+/// The files that hold the tensors, each once.
+fn weight_files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let checkpoint = Checkpoint::open(path)?;
+    let mut files: Vec<PathBuf> = checkpoint
+        .names()
+        .filter_map(|name| checkpoint.file_of(name).map(Path::to_owned))
+        .collect();
+    files.sort();
+    files.dedup();
+    Ok(files)
+}
+
+/// A model of a published size whose weights are all 0.
+fn published(shape: &str) -> Result<(Model, Parameters), Failure> {
+    let unknown =
+        || Failure::usage(format!("no published size {shape:?}; `ocelli model list` names them"));
+    let b = Builder::zeros();
+    let clip = match shape {
+        "clip-b32" => Some("ViT-B/32"),
+        "clip-b16" => Some("ViT-B/16"),
+        "clip-l14" => Some("ViT-L/14"),
+        other => Some(other),
+    };
+    let model = if let Some(config) = clip.and_then(ClipConfig::variant) {
+        Model::Clip(Box::new(Clip::new(&config, &b)))
+    } else {
+        let name = shape.strip_prefix("vit-").unwrap_or(shape).replace('/', "");
+        let at = name.find(|c: char| c.is_ascii_digit()).ok_or_else(unknown)?;
+        let (size, patch) = name.split_at(at);
+        let size = match size.to_ascii_lowercase().as_str() {
+            "ti" => "Ti".to_owned(),
+            size => size.to_ascii_uppercase(),
+        };
+        let config = VitConfig::variant(&format!("{size}/{patch}")).ok_or_else(unknown)?;
+        Model::Vit(Box::new(Vit::new(&config, &b)))
+    };
+    Ok((model, b.finish().map_err(ocelli_models::Error::from)?))
+}
+
+fn columns_of(pairs: &[(&str, String)]) -> String {
+    pairs.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
+}
+
+fn described(model: &Model, parameters: &Parameters) -> Result<String, Failure> {
+    let gflop = |flops: u64| format!("{:.2} GFLOP", flops as f64 / 1e9);
+    let all = parameters.elements() as u64;
+    let mut memory = format!("{} of weights", bytes(4 * all));
+    let mut lines = Vec::new();
+    if let Some((cost, (img_h, img_w))) = cost::picture(model, parameters) {
+        let size = format!("{img_w} x {img_h} = {} pixels", thousands((img_w * img_h) as u64));
+        let tokens = format!("{} tokens", thousands(cost.tokens as u64));
+        lines.push(("picture", format!("{size}, {tokens}, {}", gflop(cost.flops))));
+        memory += &format!(", {} a picture", bytes(4 * cost.values));
+    }
+    if let Some(cost) = cost::text(model) {
+        lines.push(("text", format!("up to {} tokens, {}", cost.tokens, gflop(cost.flops))));
+        memory += &format!(", {} a text", bytes(4 * cost.values));
+    }
+    if let Model::Clip(clip) = model {
+        lines.push(("joint space", format!("{} numbers", clip.config().embed_dim)));
+    }
+    lines.push(("memory", memory));
+    let mut text = columns_of(&lines);
+    text += "\n";
+    text += &columns(&parts(model, parameters));
+    if let Model::Vit(vit) = model {
+        text += &shorten::table(vit.config())?;
+    }
+    Ok(text)
+}
+
+/// The parts with their parameters, in the order of the forward pass.
+fn parts(model: &Model, parameters: &Parameters) -> Vec<Vec<String>> {
+    let levels = if matches!(model, Model::Vit(_)) { 1 } else { 2 };
+    let mut parts: Vec<(String, u64)> = Vec::new();
+    for p in parameters.iter().filter(|p| !p.is_buffer()) {
+        let part = p.name().split('.').take(levels).collect::<Vec<_>>().join(".");
+        let n = p.elements() as u64;
+        match parts.iter_mut().find(|(name, _)| *name == part) {
+            Some((_, sum)) => *sum += n,
+            None => parts.push((part, n)),
+        }
+    }
+    let all = parameters.elements() as u64;
+    parts.push(("all".to_owned(), all));
+    let mut rows = vec![["part", "parameters", "share", "f32"].map(str::to_owned).to_vec()];
+    rows.extend(parts.into_iter().map(|(name, n)| {
+        let share = 100.0 * n as f64 / all.max(1) as f64;
+        vec![name, thousands(n), format!("{share:.1} %"), bytes(4 * n)]
+    }));
+    rows
+}

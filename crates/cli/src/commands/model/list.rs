@@ -1,0 +1,51 @@
+//! `ocelli model list`: the families of checkpoints that are read, and the published sizes.
+
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::table;
+use ocelli_models::Family;
+
+/// List the families of checkpoints that are read, and the published sizes
+#[derive(clap::Args)]
+pub(crate) struct Args {}
+
+/// Published sizes by the name that `--shape` takes.
+pub(super) const SHAPES: [&str; 16] = [
+    "vit-ti16", "vit-s32", "vit-s16", "vit-b32", "vit-b16", "vit-l32", "vit-l16", "vit-h14",
+    "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14",
+];
+
+/// What a family is, and the files it is known by.
+fn described(family: Family) -> [&'static str; 2] {
+    match family {
+        Family::TransformersVit => ["ViT of transformers", "config.json with model_type vit"],
+        Family::Dinov2 => ["DINOv2 of transformers", "config.json with model_type dinov2"],
+        Family::TimmVit => ["ViT of timm", "config.json with architecture vit_*"],
+        Family::TimmHybrid => ["ViT on a ResNet of timm", "config.json with model_args.backbone"],
+        Family::JaxVit => ["ViT of the original code", "a .npz file"],
+        Family::TransformersClip => ["CLIP of transformers", "config.json with model_type clip"],
+        Family::OpenClip => ["CLIP of open_clip", "open_clip_config.json"],
+        Family::OpenAiClip => {
+            ["CLIP of OpenAI", "a .pt or .safetensors file without configuration"]
+        }
+        Family::Bert => ["BERT of transformers", "config.json with model_type bert"],
+        Family::Ocelli => ["trained by this program", "config.json with format ocelli"],
+    }
+}
+
+pub(super) fn run(_: &Args) -> Result<(), Failure> {
+    let mut out = Output::new();
+    out.text("Families of checkpoints, and how they are recognised:\n")?;
+    for (name, family) in Family::ALL {
+        let [what, files] = described(family);
+        out.text(&format!("  {}  {}  {files}\n", table::pad(name, 18), table::pad(what, 25)))?;
+    }
+    out.text(
+        "\nWeights: .safetensors, .bin, .pt, .pth, .npz; single, sharded, or from the hub.\n",
+    )?;
+    out.text("\nPublished sizes, for --shape:\n")?;
+    for names in SHAPES.chunks(8) {
+        out.text(&format!("  {}\n", names.join("  ")))?;
+    }
+    out.flush()
+}

@@ -1,0 +1,103 @@
+//! `ocelli tokenize`: texts as the ids that the model sees.
+
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::output::Output;
+use crate::session::{self, ModelArgs, Tokenizer};
+use clap::ValueEnum;
+use ocelli_data::text::{Behaviour, Truncate};
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, BufReader, stdin};
+
+/// Turn texts into the ids that a model sees
+///
+/// Reads a JSON object {"text": ...} a line and writes {"ids": [...]} a line: start, words and end,
+/// cut to the model's context. Padding is left out. Needs the tokenizer's files, not the weights.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  echo '{\"text\": \"a photo of a cat\"}' | ocelli tokenize -m openai/clip-vit-base-patch32
+  ocelli tokenize -m clip/ --raw < captions.jsonl > ids.jsonl")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Leave out start and end, and cut nothing
+    #[arg(long)]
+    raw: bool,
+    /// The program whose rules are followed; default: that of the model's family
+    #[arg(long, hide = true)]
+    behaviour: Option<Rules>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Rules {
+    #[value(name = "openai")]
+    OpenAi,
+    #[value(name = "open_clip")]
+    OpenClip,
+    #[value(name = "huggingface")]
+    HuggingFace,
+}
+
+impl From<Rules> for Behaviour {
+    fn from(rules: Rules) -> Self {
+        match rules {
+            Rules::OpenAi => Self::OpenAi,
+            Rules::OpenClip => Self::OpenClip,
+            Rules::HuggingFace => Self::HuggingFace,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Request {
+    text: String,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    ids: &'a [u32],
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let (tokenizer, context) =
+        session::tokenizer(global, &args.model, args.behaviour.map(Behaviour::from))?;
+    let mut input = BufReader::new(stdin());
+    let mut out = Output::new();
+    let mut line = String::new();
+    for number in 1.. {
+        line.clear();
+        let wrong = |reason: String| {
+            Failure::input(format!(
+                "standard input line {number}: {reason}; expected a JSON object {{\"text\": ...}}"
+            ))
+        };
+        if input.read_line(&mut line).map_err(|e| wrong(e.to_string()))? == 0 {
+            break;
+        }
+        if !line.trim().is_empty() {
+            let request: Request = serde_json::from_str(&line).map_err(|e| wrong(e.to_string()))?;
+            let ids = ids(&tokenizer, &request.text, context, args.raw)?;
+            out.json(&Answer { ids: &ids })?;
+        }
+        // Whoever waits for an answer before the next line gets it.
+        if input.buffer().is_empty() {
+            out.flush()?;
+        }
+    }
+    out.flush()
+}
+
+fn ids(tokenizer: &Tokenizer, text: &str, context: usize, raw: bool) -> Result<Vec<u32>, Failure> {
+    let ids = match (tokenizer, raw) {
+        (Tokenizer::Clip(tokenizer), true) => return Ok(tokenizer.encode_raw(text)),
+        (Tokenizer::Bert(tokenizer), true) => return Ok(tokenizer.encode_raw(text)),
+        (Tokenizer::Clip(tokenizer), false) => {
+            // Fewer tokens than the context, so that nothing is padded.
+            let tokens = (tokenizer.encode_raw(text).len() + 2).min(context);
+            tokenizer.encode(text, tokens, Truncate::Cut)
+        }
+        (Tokenizer::Bert(tokenizer), false) => tokenizer.encode(text, context, Truncate::Cut),
+    };
+    Ok(ids.map_err(ocelli_data::Error::from)?)
+}

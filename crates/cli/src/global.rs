@@ -1,0 +1,64 @@
+//! Flags that every command takes, and what follows from them.
+
+use clap::Args;
+use std::io::{IsTerminal, stderr, stdout};
+use std::path::PathBuf;
+
+/// Flags of all commands.
+#[derive(Args, Debug)]
+pub(crate) struct Global {
+    /// Threads that compute; default: one per core, or OCELLI_THREADS
+    #[arg(short = 't', long, global = true, value_name = "N", help_heading = "Global options")]
+    pub(crate) threads: Option<usize>,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
+    pub(crate) quiet: bool,
+    /// Say what is being done, and how long it took
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub(crate) verbose: bool,
+    /// No colours; NO_COLOR in the environment does the same
+    #[arg(long, global = true, help_heading = "Global options")]
+    no_color: bool,
+    /// No progress bar
+    #[arg(long, global = true, help_heading = "Global options")]
+    no_progress: bool,
+    /// Never use the network; HF_HUB_OFFLINE=1 does the same
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) offline: bool,
+    /// Hub cache; default: HF_HUB_CACHE, or hub in HF_HOME
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Branch, tag or commit of a hub model; default: main
+    #[arg(long, global = true, value_name = "REV", help_heading = "Global options")]
+    pub(crate) revision: Option<String>,
+    /// Environment variable that holds the hub's access token; default: HF_TOKEN
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    pub(crate) token_env: Option<String>,
+}
+
+impl Global {
+    /// Whether standard output takes colours.
+    pub(crate) fn has_color(&self) -> bool {
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        !self.no_color && !unwanted && stdout().is_terminal()
+    }
+
+    /// Whether a progress bar may be drawn: on a terminal that does not show results meanwhile.
+    pub(crate) fn has_bar(&self, results_on_stdout: bool) -> bool {
+        let shares_terminal = results_on_stdout && stdout().is_terminal();
+        !self.no_progress && !self.quiet && stderr().is_terminal() && !shares_terminal
+    }
+
+    /// Whether lines of progress may be written.
+    pub(crate) fn has_log(&self) -> bool {
+        !self.quiet
+    }
+
+    /// Says something on standard error that only `--verbose` wants to know.
+    #[allow(clippy::print_stderr)] // What this function is for.
+    pub(crate) fn detail(&self, text: impl FnOnce() -> String) {
+        if self.verbose {
+            eprintln!("{}", text());
+        }
+    }
+}

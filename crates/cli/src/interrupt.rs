@@ -1,0 +1,27 @@
+//! Ctrl-C: once ends the work after what is being computed, twice ends the program.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+
+static ASKED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// From now on Ctrl-C only raises a flag; a second one exits with 130.
+#[allow(clippy::exit)] // There is no other way out of a computation.
+pub(crate) fn watch() {
+    // Without a handler, which the system may refuse, Ctrl-C ends the program as by default.
+    let _ = ctrlc::set_handler(|| {
+        if ASKED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+}
+
+/// Whether Ctrl-C was pressed.
+pub(crate) fn asked() -> bool {
+    ASKED.load(Ordering::SeqCst)
+}
+
+/// What Ctrl-C sets, for work that looks at it itself.
+pub(crate) fn flag() -> Arc<AtomicBool> {
+    Arc::clone(&ASKED)
+}

@@ -1,0 +1,144 @@
+//! Labels and prompt templates as they are given on the command line.
+
+use crate::failure::Failure;
+use clap::Args;
+use ocelli_data::text::{ClassNames, Ensemble, Language, prompts, templates};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+/// Of a label file: 16 MiB.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+const ENGLISH: &str = "a photo of a {}.";
+const CHINESE: &str = "{}的照片。";
+
+/// What to look for in pictures.
+#[derive(Args, Debug)]
+pub(crate) struct LabelArgs {
+    /// Labels with commas between them; or imagenet or imagenet-zh for its 1,000 class names in
+    /// English or Chinese
+    #[arg(long, value_name = "A,B,C")]
+    labels: Option<String>,
+    /// A file with a label on each line
+    #[arg(long, value_name = "FILE", conflicts_with = "labels", alias = "labels_file")]
+    labels_file: Option<PathBuf>,
+    /// Prompt with {} for the label; several are averaged. imagenet80, imagenet7 and imagenet-zh80
+    /// are the published ensembles [default: "a photo of a {}."]
+    #[arg(long, value_name = "TEXT")]
+    template: Vec<String>,
+}
+
+impl LabelArgs {
+    /// The labels, checked; none if none were asked for.
+    pub(crate) fn labels(&self) -> Result<Option<Vec<String>>, Failure> {
+        let labels: Vec<String> = match (&self.labels, &self.labels_file) {
+            (Some(labels), _) => match labels.as_str() {
+                // These are not checked: two classes of ImageNet are called "missile".
+                "imagenet" => return Ok(Some(ClassNames::imagenet(Language::English))),
+                "imagenet-zh" => return Ok(Some(ClassNames::imagenet(Language::Chinese))),
+                list => list.split(',').map(|label| label.trim().to_owned()).collect(),
+            },
+            (None, Some(file)) => {
+                let text = read(file)?;
+                text.trim_end().lines().map(|line| line.trim().to_owned()).collect()
+            }
+            (None, None) => return Ok(None),
+        };
+        check(&labels, self.labels_file.as_deref()).map(|()| Some(labels))
+    }
+
+    /// The templates, checked.
+    pub(crate) fn templates(&self) -> Result<Vec<String>, Failure> {
+        let mut all = Vec::new();
+        for template in &self.template {
+            match template.as_str() {
+                "imagenet80" => all.extend(templates(Ensemble::Imagenet80)),
+                "imagenet7" => all.extend(templates(Ensemble::Imagenet7)),
+                "imagenet-zh80" => all.extend(templates(Ensemble::ImagenetChinese80)),
+                own => all.push(own.to_owned()),
+            }
+        }
+        if all.is_empty() {
+            let is_chinese = self.labels.as_deref() == Some("imagenet-zh");
+            all.push(if is_chinese { CHINESE } else { ENGLISH }.to_owned());
+        }
+        prompts("", &all).map_err(|e| Failure::usage(e.to_string()))?;
+        Ok(all)
+    }
+
+    /// Whether anything was asked for that only a model with a text tower can do.
+    pub(crate) fn is_given(&self) -> bool {
+        self.labels.is_some() || self.labels_file.is_some() || !self.template.is_empty()
+    }
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    let name = file.display();
+    let metadata =
+        file.metadata().map_err(|e| Failure::model(format!("cannot read {name}: {e}")))?;
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(Failure::input(format!(
+            "{name}: {} bytes, more than the {MAX_FILE_BYTES} that a label file may have",
+            metadata.len()
+        )));
+    }
+    let bytes =
+        std::fs::read(file).map_err(|e| Failure::model(format!("cannot read {name}: {e}")))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Failure::input(format!("{name} is not UTF-8 at byte {at}; save it as UTF-8 text"))
+    })
+}
+
+fn check(labels: &[String], file: Option<&Path>) -> Result<(), Failure> {
+    let place = |i: usize| match file {
+        Some(file) => format!("{} line {}", file.display(), i + 1),
+        None => format!("label {} of --labels", i + 1),
+    };
+    if labels.is_empty() || labels.iter().all(String::is_empty) {
+        return Err(Failure::usage("no labels: give at least one to classify by"));
+    }
+    let mut seen = HashSet::new();
+    for (i, label) in labels.iter().enumerate() {
+        if label.is_empty() {
+            return Err(Failure::usage(format!("{} is empty; leave it out", place(i))));
+        }
+        if !seen.insert(label) {
+            return Err(Failure::usage(format!("{} repeats {label:?}; leave it out", place(i))));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // A failed test is to panic.
+mod tests {
+    use super::*;
+
+    fn given(labels: Option<&str>, template: &[&str]) -> LabelArgs {
+        LabelArgs {
+            labels: labels.map(str::to_owned),
+            labels_file: None,
+            template: template.iter().map(|t| (*t).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn labels_are_cut_at_commas_and_checked() {
+        assert_eq!(given(Some("cat, big dog"), &[]).labels().unwrap().unwrap(), ["cat", "big dog"]);
+        for wrong in ["", ",", "cat,", "cat,dog,cat"] {
+            assert!(given(Some(wrong), &[]).labels().is_err(), "{wrong:?}");
+        }
+        for known in ["imagenet", "imagenet-zh"] {
+            assert_eq!(given(Some(known), &[]).labels().unwrap().unwrap().len(), 1000);
+        }
+        assert!(given(None, &[]).labels().unwrap().is_none());
+    }
+
+    #[test]
+    fn templates_are_named_or_written_out() {
+        assert_eq!(given(None, &[]).templates().unwrap(), [ENGLISH]);
+        assert_eq!(given(Some("imagenet-zh"), &[]).templates().unwrap(), [CHINESE]);
+        assert_eq!(given(None, &["imagenet7", "a {}"]).templates().unwrap().len(), 8);
+        assert!(given(None, &["no place"]).templates().is_err());
+    }
+}

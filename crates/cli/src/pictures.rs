@@ -1,0 +1,233 @@
+//! Pictures decoded and prepared in the background, a few batches ahead of the model.
+//!
+//! Memory is bounded: a picture is only begun while fewer than [`BATCHES_AHEAD`] batches wait.
+//! Results come in the order of the inputs, whichever thread is done first.
+
+use crate::failure::{Failure, chain};
+use crate::inputs::{Input, Inputs};
+use crate::interrupt;
+use clap::Args;
+use ocelli_data::image::{Limits, Processor, open};
+use ocelli_tensor::Tensor;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const BATCHES_AHEAD: usize = 3;
+/// How long a batch waits for more pictures before it is computed as it is.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// How often Ctrl-C is looked for while nothing arrives.
+const GLANCE: Duration = Duration::from_millis(100);
+const STACK_BYTES: usize = 8 << 20;
+
+/// Which pictures, and how they are read.
+#[derive(Args, Debug)]
+pub(crate) struct PictureArgs {
+    /// Pictures: files, folders (with all folders in them), patterns such as '*.jpg', or - for
+    /// paths on standard input, one a line
+    #[arg(value_name = "IMG")]
+    pub(crate) images: Vec<PathBuf>,
+    /// Pictures that the model sees at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = batch_size, alias = "batch_size")]
+    pub(crate) batch_size: usize,
+    /// Turn pictures as their EXIF orientation asks; the models' own programs do not
+    #[arg(long)]
+    upright: bool,
+}
+
+impl PictureArgs {
+    /// That there is a picture at all.
+    pub(crate) fn check_given(&self) -> Result<(), Failure> {
+        if self.images.is_empty() {
+            return Err(Failure::usage(
+                "no pictures: name files, folders, patterns, or - for a list",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn batch_size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=1024) => Ok(n),
+        _ => Err("expected a number from 1 to 1024".to_owned()),
+    }
+}
+
+/// The numbers that a model reads, `[3, img_h, img_w]`.
+struct Pixels {
+    values: Vec<f32>,
+    size: (usize, usize),
+}
+
+/// A picture, read or not.
+pub(crate) struct Picture {
+    pub(crate) name: String,
+    /// Why it could not be read; the others are in the batch's pixels, in order.
+    pub(crate) error: Option<String>,
+}
+
+/// Pictures that follow one another; those that were read have one size.
+pub(crate) struct Batch {
+    pub(crate) pictures: Vec<Picture>,
+    /// `[read, 3, img_h, img_w]`, unless none could be read.
+    pub(crate) pixels: Option<Tensor>,
+}
+
+struct Prepared {
+    name: String,
+    pixels: Result<Pixels, String>,
+}
+
+/// What the threads share: the inputs, the number of the next one, and leave to begin it.
+struct Queue {
+    inputs: Inputs,
+    next: u64,
+    leave: Receiver<()>,
+}
+
+/// Prepares pictures in the background.
+pub(crate) struct Pictures {
+    done: Receiver<(u64, Prepared)>,
+    leave: Sender<()>,
+    /// Those that were done before their turn.
+    early: BTreeMap<u64, Prepared>,
+    /// The next in turn, taken from the threads but of another size than the batch before.
+    held: Option<Prepared>,
+    turn: u64,
+    batch_size: usize,
+}
+
+impl Pictures {
+    /// Starts the threads.
+    pub(crate) fn start(args: &PictureArgs, processor: Processor) -> Result<Self, Failure> {
+        let (leave, begin) = channel();
+        let (finish, done) = channel();
+        let inputs = Inputs::new(args.images.clone());
+        let queue = Arc::new(Mutex::new(Queue { inputs, next: 0, leave: begin }));
+        let processor = Arc::new(processor);
+        for _ in 0..BATCHES_AHEAD * args.batch_size {
+            // The receiver is in the queue above.
+            let _ = leave.send(());
+        }
+        let upright = args.upright;
+        for i in 0..ocelli_kernels::pool::threads().min(16) {
+            let (queue, processor, finish) =
+                (Arc::clone(&queue), Arc::clone(&processor), finish.clone());
+            std::thread::Builder::new()
+                .name(format!("decode-{i}"))
+                .stack_size(STACK_BYTES)
+                .spawn(move || work(&queue, &processor, upright, &finish))
+                .map_err(|e| Failure::runtime(format!("cannot start a thread: {e}")))?;
+        }
+        let batch_size = args.batch_size;
+        Ok(Self { done, leave, early: BTreeMap::new(), held: None, turn: 0, batch_size })
+    }
+
+    /// The next picture in turn, or `Err` with whether more may come.
+    fn in_turn(&mut self, until: Option<Instant>) -> Result<Prepared, RecvTimeoutError> {
+        if let Some(held) = self.held.take() {
+            return Ok(held);
+        }
+        loop {
+            if let Some(prepared) = self.early.remove(&self.turn) {
+                self.turn += 1;
+                // Nobody needs leave when all inputs are taken.
+                let _ = self.leave.send(());
+                return Ok(prepared);
+            }
+            let wait = until.map_or(GLANCE, |t| t.saturating_duration_since(Instant::now()));
+            let (number, prepared) = self.done.recv_timeout(wait)?;
+            self.early.insert(number, prepared);
+        }
+    }
+
+    /// The next batch; none after the last.
+    ///
+    /// # Errors
+    /// If Ctrl-C was pressed.
+    pub(crate) fn next_batch(&mut self) -> Result<Option<Batch>, Failure> {
+        let mut pictures = Vec::new();
+        let mut values = Vec::new();
+        let mut size = None;
+        let mut until = None;
+        while pictures.len() < self.batch_size {
+            if interrupt::asked() {
+                return Err(Failure::interrupted());
+            }
+            let Prepared { name, pixels } = match self.in_turn(until) {
+                Ok(prepared) => prepared,
+                Err(RecvTimeoutError::Timeout) if until.is_none() => continue,
+                Err(_) => break,
+            };
+            until = until.or_else(|| Some(Instant::now() + PATIENCE));
+            let error = match pixels {
+                Ok(pixels) => {
+                    if size.is_some_and(|size| size != pixels.size) {
+                        self.held = Some(Prepared { name, pixels: Ok(pixels) });
+                        break;
+                    }
+                    size = Some(pixels.size);
+                    values.extend_from_slice(&pixels.values);
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            pictures.push(Picture { name, error });
+        }
+        if pictures.is_empty() {
+            return Ok(None);
+        }
+        let pixels = match size {
+            None => None,
+            Some((width, height)) => {
+                let read = values.len() / (3 * width * height);
+                Some(Tensor::from_slice(&values, &[read, 3, height, width])?)
+            }
+        };
+        Ok(Some(Batch { pictures, pixels }))
+    }
+}
+
+fn work(
+    queue: &Mutex<Queue>,
+    processor: &Processor,
+    upright: bool,
+    finish: &Sender<(u64, Prepared)>,
+) {
+    loop {
+        let (number, input) = {
+            let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            if queue.leave.recv().is_err() {
+                return;
+            }
+            let Some(input) = queue.inputs.next() else { return };
+            queue.next += 1;
+            (queue.next - 1, input)
+        };
+        let prepared = match input {
+            Input::Picture(path) => {
+                let name = path.display().to_string();
+                // A decoder that panics must not leave the others waiting for this picture.
+                let pixels = catch_unwind(AssertUnwindSafe(|| prepare(&path, processor, upright)))
+                    .unwrap_or_else(|_| Err("its decoder failed; please report it".to_owned()));
+                Prepared { name, pixels }
+            }
+            Input::Unreadable { name, error } => Prepared { name, pixels: Err(error) },
+        };
+        if finish.send((number, prepared)).is_err() {
+            return;
+        }
+    }
+}
+
+fn prepare(path: &Path, processor: &Processor, upright: bool) -> Result<Pixels, String> {
+    let picture = open(path, &Limits::default()).map_err(|e| chain(&e))?;
+    let picture = if upright { picture.upright() } else { picture };
+    let size = processor.size_for(picture.width(), picture.height()).map_err(|e| chain(&e))?;
+    let values = processor.pixels(&picture).map_err(|e| chain(&e))?;
+    Ok(Pixels { values, size })
+}

@@ -1,0 +1,259 @@
+//! The model that a command works with, and all that belongs to it.
+
+use crate::failure::Failure;
+use crate::global::Global;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use ocelli_data::image::Processor;
+use ocelli_data::text::{Behaviour, BertTokenizer, ClipTokenizer, Truncate};
+use ocelli_models::language::bert::Texts;
+use ocelli_models::systems::clip::Clip;
+use ocelli_models::vision::vit::Head;
+use ocelli_models::{Family, Files, HeadCounts, Model, Opened};
+use ocelli_nn::checkpoint::hub::{self, HubOptions};
+use ocelli_tensor::Tensor;
+use serde::Deserialize;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Tokens of a text in every published CLIP.
+const CLIP_CONTEXT: usize = 77;
+
+/// Which model.
+#[derive(Args, Debug)]
+pub(crate) struct ModelArgs {
+    /// Model: a folder, a weights file, or org/name[@revision] of the hub
+    #[arg(short, long, value_name = "MODEL", aliases = ["model-path", "model_path"])]
+    pub(crate) model: Option<String>,
+}
+
+/// A model that was found, not yet loaded.
+pub(crate) struct Source {
+    files: Files,
+    path: PathBuf,
+}
+
+impl Source {
+    /// How pictures are prepared for it. Needs no weights.
+    pub(crate) fn processor(&self) -> Result<Processor, Failure> {
+        Ok(self.files.processor()?)
+    }
+
+    /// The folder of its files.
+    pub(crate) fn dir(&self) -> &Path {
+        if self.path.is_dir() { &self.path } else { self.path.parent().unwrap_or(Path::new(".")) }
+    }
+
+    /// Loads it.
+    pub(crate) fn open(self, global: &Global) -> Result<Session, Failure> {
+        let started = Instant::now();
+        let class_names = class_names(&self.dir().join("config.json"));
+        let reader = match self.files.family() {
+            Family::TransformersClip | Family::OpenClip | Family::OpenAiClip => {
+                Reader::Clip(self.files.tokenizer()?)
+            }
+            Family::Ocelli if self.files.context_length().is_ok() => {
+                Reader::Clip(self.files.tokenizer()?)
+            }
+            Family::Bert => {
+                Reader::Bert(self.files.bert_tokenizer()?, self.files.context_length()?)
+            }
+            _ => Reader::None,
+        };
+        let opened = self.files.open(HeadCounts::default())?;
+        global.detail(|| {
+            let (path, kind, family) =
+                (opened.path.display(), opened.model.kind(), opened.family.name());
+            let time = started.elapsed().as_secs_f64() * 1e3;
+            format!("{path}: {kind} ({family}), loaded in {time:.0} ms")
+        });
+        Ok(Session { opened, reader, class_names })
+    }
+}
+
+/// Finds the model that a command asks for.
+pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure> {
+    let Some(model) = &args.model else {
+        return Err(Failure::model("no model: name one with -m, a folder, a file or a hub id"));
+    };
+    let path = resolve(global, model)?;
+    Ok(Source { files: Files::find(&path, None)?, path })
+}
+
+/// Turns texts into ids.
+pub(crate) enum Tokenizer {
+    Clip(ClipTokenizer),
+    Bert(BertTokenizer),
+}
+
+/// The tokenizer of a model and the tokens of its texts, by the rules of its family unless told
+/// otherwise. Needs no weights; a folder with a vocabulary alone is read by CLIP's original rules.
+pub(crate) fn tokenizer(
+    global: &Global,
+    args: &ModelArgs,
+    behaviour: Option<Behaviour>,
+) -> Result<(Tokenizer, usize), Failure> {
+    let source = match find(global, args) {
+        Ok(source) => source,
+        Err(failure) => {
+            let dir = args.model.as_deref().map(Path::new).filter(|dir| has_vocabulary(dir));
+            let Some(dir) = dir else { return Err(failure) };
+            let behaviour = behaviour.unwrap_or(Behaviour::OpenAi);
+            let tokenizer = ocelli_models::tokenizer(dir, behaviour)?;
+            return Ok((Tokenizer::Clip(tokenizer), CLIP_CONTEXT));
+        }
+    };
+    let context = source.files.context_length()?;
+    let tokenizer = match (source.files.family(), behaviour) {
+        (Family::Bert, _) => Tokenizer::Bert(source.files.bert_tokenizer()?),
+        (_, Some(behaviour)) => Tokenizer::Clip(ocelli_models::tokenizer(source.dir(), behaviour)?),
+        (_, None) => Tokenizer::Clip(source.files.tokenizer()?),
+    };
+    Ok((tokenizer, context))
+}
+
+fn has_vocabulary(dir: &Path) -> bool {
+    ["tokenizer.json", "vocab.json", "bpe_simple_vocab_16e6.txt.gz"]
+        .iter()
+        .any(|file| dir.join(file).is_file())
+}
+
+/// The path of a model that may have to be fetched first.
+pub(crate) fn resolve(global: &Global, model: &str) -> Result<PathBuf, Failure> {
+    let bar: RefCell<Option<(String, ProgressBar)>> = RefCell::new(None);
+    let quiet = std::env::var_os("HF_HUB_DISABLE_PROGRESS_BARS").is_some_and(|v| v == "1");
+    let draw = !quiet && global.has_bar(false);
+    let progress = |file: &str, arrived: u64, size: u64| {
+        let mut bar = bar.borrow_mut();
+        if bar.as_ref().is_none_or(|(name, _)| name != file) {
+            *bar = Some((file.to_owned(), download_bar(file, size, draw)));
+        }
+        if let Some((_, bar)) = &*bar {
+            bar.set_position(arrived);
+        }
+    };
+    let options = HubOptions {
+        offline: global.offline,
+        cache_dir: global.cache_dir.clone(),
+        revision: global.revision.clone(),
+        token_env: global.token_env.clone(),
+        progress: Some(&progress),
+    };
+    Ok(hub::resolve(model, &options)?)
+}
+
+fn download_bar(file: &str, size: u64, draw: bool) -> ProgressBar {
+    if !draw {
+        return ProgressBar::hidden();
+    }
+    let template = "{bar:32} {binary_bytes}/{binary_total_bytes} {msg}, {binary_bytes_per_sec}";
+    let style = ProgressStyle::with_template(template).expect("the template is sound");
+    ProgressBar::new(size).with_style(style).with_message(file.to_owned())
+}
+
+/// How a model reads text.
+enum Reader {
+    None,
+    Clip(ClipTokenizer),
+    /// With the most tokens of a text.
+    Bert(BertTokenizer, usize),
+}
+
+/// A model that is ready.
+pub(crate) struct Session {
+    pub(crate) opened: Opened,
+    reader: Reader,
+    /// What the configuration calls the classes, if it does.
+    class_names: BTreeMap<usize, String>,
+}
+
+impl Session {
+    fn unsuitable(&self, what: &'static str, needs: &'static str) -> Failure {
+        let is = self.opened.model.kind().to_owned();
+        ocelli_models::Error::Unsuitable { what, needs, is }.into()
+    }
+
+    /// The model, if it compares pictures with texts.
+    pub(crate) fn clip(&self, what: &'static str) -> Result<&Clip, Failure> {
+        match &self.opened.model {
+            Model::Clip(clip) => Ok(clip),
+            _ => Err(self.unsuitable(what, "a CLIP")),
+        }
+    }
+
+    /// The names of the classes of a model with a head for them.
+    pub(crate) fn classes(&self) -> Option<Vec<String>> {
+        let head = match &self.opened.model {
+            Model::Vit(vit) => vit.config().head,
+            Model::Hybrid(hybrid) => hybrid.vit.config().head,
+            Model::Clip(_) | Model::Bert(_) => Head::None,
+        };
+        let (Head::Classes(n) | Head::AverageClasses(n)) = head else { return None };
+        let name = |i: usize| self.class_names.get(&i).cloned().unwrap_or_else(|| i.to_string());
+        Some((0..n).map(name).collect())
+    }
+
+    /// The logits of a model with classes, `[batch, classes]`, for normalised pixels.
+    pub(crate) fn logits(&self, pixels: &Tensor) -> Result<Tensor, Failure> {
+        Ok(match &self.opened.model {
+            Model::Vit(vit) => vit.forward(pixels)?,
+            Model::Hybrid(hybrid) => hybrid.forward(pixels)?,
+            Model::Clip(_) | Model::Bert(_) => {
+                return Err(self.unsuitable("classification without labels", "a ViT with classes"));
+            }
+        })
+    }
+
+    /// One vector of length 1 per picture, `[batch, width]`, for normalised pixels.
+    pub(crate) fn embed_images(&self, pixels: &Tensor) -> Result<Tensor, Failure> {
+        let features = match &self.opened.model {
+            Model::Vit(vit) => vit.pool(&vit.features(pixels)?)?,
+            Model::Hybrid(hybrid) => {
+                let map = hybrid.backbone.forward(pixels)?;
+                hybrid.vit.pool(&hybrid.vit.features(&map)?)?
+            }
+            Model::Clip(clip) => clip.encode_image(pixels)?,
+            Model::Bert(_) => return Err(self.unsuitable("seeing", "a ViT or a CLIP")),
+        };
+        Ok(features.l2_normalise()?)
+    }
+
+    /// One vector per text, of any length, `[texts, width]`. Texts that do not fit are cut.
+    pub(crate) fn encode_texts(&self, texts: &[String]) -> Result<Tensor, Failure> {
+        match (&self.opened.model, &self.reader) {
+            (Model::Clip(clip), Reader::Clip(tokenizer)) => {
+                let context = clip.config().text.context_length;
+                // What follows a text's end changes nothing, so the longest text decides.
+                let lengths = texts.iter().map(|t| tokenizer.encode_raw(t).len() + 2);
+                let tokens = lengths.max().unwrap_or(2).min(context);
+                let mut ids = Vec::with_capacity(texts.len() * tokens);
+                for text in texts {
+                    let text = tokenizer.encode(text, tokens, Truncate::Cut);
+                    ids.extend(text.map_err(ocelli_data::Error::from)?);
+                }
+                Ok(clip.encode_text(&Arc::from(ids), texts.len())?)
+            }
+            (Model::Bert(bert), Reader::Bert(tokenizer, context)) => {
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                let batch = tokenizer
+                    .encode_batch(&texts, *context, Truncate::Cut)
+                    .map_err(ocelli_data::Error::from)?;
+                Ok(bert.sentences(&Texts::from(&batch))?)
+            }
+            _ => Err(self.unsuitable("reading text", "a CLIP or a BERT")),
+        }
+    }
+}
+
+/// `id2label` of a configuration, if there is a readable one.
+fn class_names(config: &Path) -> BTreeMap<usize, String> {
+    #[derive(Deserialize)]
+    struct Config {
+        id2label: BTreeMap<usize, String>,
+    }
+    let text = std::fs::read_to_string(config).unwrap_or_default();
+    serde_json::from_str::<Config>(&text).map(|c| c.id2label).unwrap_or_default()
+}
