@@ -1,0 +1,310 @@
+//! The model of a run: built at random or from a checkpoint, with what its pictures go through.
+
+use crate::config::{Family, ModelConfig, ResNetSizes, TextSizes, VisionSizes};
+use crate::{Error, Result};
+use ocelli_data::image::Processor;
+use ocelli_models::language::clip_text::{ClipTextConfig, EndToken};
+use ocelli_models::systems::clip::{Clip, ClipConfig, VisionConfig};
+use ocelli_models::vision::clip_resnet::ModifiedResNetConfig;
+use ocelli_models::vision::clip_vit::ClipVitConfig;
+use ocelli_models::vision::position::PositionRule;
+use ocelli_models::vision::vit::{Head, Vit, VitConfig};
+use ocelli_models::{Files, HeadCounts, Model};
+use ocelli_nn::{Builder, Parameters};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// A model that learns.
+#[derive(Debug)]
+pub struct Learner {
+    /// The layers.
+    pub model: Model,
+    /// All parameters.
+    pub parameters: Parameters,
+    /// How pictures are prepared when the model is used.
+    pub processor: Processor,
+    /// The same as a file of transformers has it.
+    preprocessing: Value,
+}
+
+impl Learner {
+    /// The model that `config` describes, new parameters drawn by `seed`. `classes` and `vocab` are
+    /// those of the data, for models that need them.
+    ///
+    /// # Errors
+    /// If the sizes are no model, or the checkpoint to start from does not fit.
+    pub fn new(config: &ModelConfig, classes: usize, vocab: usize, seed: u64) -> Result<Self> {
+        let start = match &config.from {
+            Some(path) => Some((path, Files::find(path, None)?.open(HeadCounts::default())?)),
+            None => None,
+        };
+        let old = start.as_ref().map(|(_, opened)| &opened.model);
+        let builder = Builder::random(seed);
+        let model = match config.family {
+            Family::Vit => {
+                let mut sizes = match old {
+                    Some(Model::Vit(vit)) => vit.config().clone(),
+                    Some(other) => return Err(unfit_start(other, "a ViT")),
+                    None => vit_sizes(config)?,
+                };
+                set_size(&mut sizes.image_size, sizes.patch_size, config.image_size)?;
+                sizes.head = match sizes.head {
+                    Head::AverageClasses(_) => Head::AverageClasses(classes),
+                    _ => Head::Classes(classes),
+                };
+                Model::Vit(Box::new(Vit::new(&sizes, &builder)))
+            }
+            Family::Clip => {
+                let mut sizes = match old {
+                    Some(Model::Clip(clip)) => clip.config().clone(),
+                    Some(other) => return Err(unfit_start(other, "a CLIP")),
+                    None => clip_sizes(config, vocab)?,
+                };
+                match &mut sizes.vision {
+                    VisionConfig::Vit(vit) => {
+                        set_size(&mut vit.image_size, vit.patch_size, config.image_size)?;
+                    }
+                    VisionConfig::ResNet(resnet) => {
+                        resnet.image_size = config.image_size.unwrap_or(resnet.image_size);
+                    }
+                }
+                Model::Clip(Box::new(Clip::new(&sizes, &builder)))
+            }
+        };
+        let parameters = builder.finish()?;
+        if let Some((path, opened)) = &start {
+            take_over(&parameters, &model, &opened.parameters, &opened.model, path)?;
+        }
+        let preprocessing = preprocessing(&model);
+        let processor = Processor::from_hf_json(&preprocessing.to_string())
+            .map_err(|e| Error::Unfit { key: "model.image_size", problem: e.to_string() })?;
+        Ok(Self { model, parameters, processor, preprocessing })
+    }
+
+    /// Side of the square input, in pixels.
+    pub fn image_size(&self) -> usize {
+        image_size(&self.model)
+    }
+
+    /// `config.json` of a model folder; `classes` are the names of a classifier's classes.
+    pub fn config_json(&self, classes: &[String]) -> Value {
+        let mut config = json!({ "format": "ocelli", "preprocessing": self.preprocessing });
+        match &self.model {
+            Model::Vit(vit) => {
+                config["family"] = json!("vit");
+                config["vit"] = json!(vit.config());
+                if !classes.is_empty() {
+                    config["labels"] = json!(classes);
+                }
+            }
+            Model::Clip(clip) => {
+                config["family"] = json!("clip");
+                config["clip"] = json!(clip.config());
+            }
+            _ => {}
+        }
+        config
+    }
+}
+
+fn unfit_start(found: &Model, needed: &str) -> Error {
+    let problem = format!("holds {}, not {needed}; change model.family", found.kind());
+    Error::Unfit { key: "model.from", problem }
+}
+
+/// Makes a square input of `side` pixels.
+fn set_size(size: &mut (usize, usize), patch: usize, side: Option<usize>) -> Result<()> {
+    let side = side.unwrap_or(size.0);
+    if side == 0 || !side.is_multiple_of(patch.max(1)) {
+        let problem = format!("{side} is no multiple of the patch of {patch} pixels");
+        return Err(Error::Unfit { key: "model.image_size", problem });
+    }
+    *size = (side, side);
+    Ok(())
+}
+
+fn unknown_variant(name: &str, examples: &str) -> Error {
+    let problem = format!("{name:?} is no published size; use one like {examples}");
+    Error::Unfit { key: "model.variant", problem }
+}
+
+/// The width of a head must be whole.
+fn check_heads(width: usize, heads: usize, key: &'static str) -> Result<()> {
+    if heads == 0 || !width.is_multiple_of(heads) {
+        let problem = format!("{width} is no multiple of {heads} heads");
+        return Err(Error::Unfit { key, problem });
+    }
+    Ok(())
+}
+
+fn vision(config: &ModelConfig) -> Result<&VisionSizes> {
+    let missing = || Error::Unfit { key: "model.vision", problem: "give the sizes".to_owned() };
+    let sizes = config.vision.as_ref().ok_or_else(missing)?;
+    check_heads(sizes.width, sizes.heads, "model.vision.width")?;
+    if sizes.patch_size == 0 {
+        let problem = "0 is no size of a patch".to_owned();
+        return Err(Error::Unfit { key: "model.vision.patch_size", problem });
+    }
+    Ok(sizes)
+}
+
+fn vit_sizes(config: &ModelConfig) -> Result<VitConfig> {
+    if let Some(name) = &config.variant {
+        return VitConfig::variant(name).ok_or_else(|| unknown_variant(name, "S/16 or B/32"));
+    }
+    let VisionSizes { patch_size, width, depth, heads, mlp_dim } = *vision(config)?;
+    Ok(VitConfig {
+        image_size: (224, 224),
+        patch_size,
+        channels: 3,
+        width,
+        depth,
+        heads,
+        mlp_dim: mlp_dim.unwrap_or(4 * width),
+        norm_eps: 1e-6,
+        qkv_bias: true,
+        has_class_token: true,
+        has_layer_scale: false,
+        position_rule: PositionRule::Timm,
+        head: Head::None,
+    })
+}
+
+fn clip_sizes(config: &ModelConfig, vocab: usize) -> Result<ClipConfig> {
+    if let Some(name) = &config.variant {
+        let mut sizes =
+            ClipConfig::variant(name).ok_or_else(|| unknown_variant(name, "ViT-B/32 or RN50"))?;
+        sizes.text.vocab = vocab;
+        return Ok(sizes);
+    }
+    let vision = match &config.resnet {
+        Some(sizes) => resnet_sizes(sizes)?,
+        None => clip_vit_sizes(vision(config)?),
+    };
+    let missing = |key| Error::Unfit { key, problem: "give the size".to_owned() };
+    let text = config.text.as_ref().ok_or_else(|| missing("model.text"))?;
+    let TextSizes { context_length, width, depth, heads, mlp_dim } = *text;
+    check_heads(width, heads, "model.text.width")?;
+    let text = ClipTextConfig {
+        vocab,
+        context_length,
+        width,
+        depth,
+        heads,
+        mlp_dim: mlp_dim.unwrap_or(4 * width),
+        quick_gelu: false,
+        norm_eps: 1e-5,
+        end_token: EndToken::LargestId,
+    };
+    let embed_dim = config.embed_dim.ok_or_else(|| missing("model.embed_dim"))?;
+    Ok(ClipConfig { embed_dim, vision, text })
+}
+
+/// A ResNet tower; heads of its pooling are 64 wide, as in the published ones.
+fn resnet_sizes(sizes: &ResNetSizes) -> Result<VisionConfig> {
+    let ResNetSizes { layers, width } = *sizes;
+    if width < 2 || width % 2 == 1 || layers.contains(&0) {
+        let problem = "give an even width and at least one block a stage".to_owned();
+        return Err(Error::Unfit { key: "model.resnet", problem });
+    }
+    let heads = width / 2;
+    Ok(VisionConfig::ResNet(ModifiedResNetConfig { layers, width, heads, image_size: 224 }))
+}
+
+fn clip_vit_sizes(sizes: &VisionSizes) -> VisionConfig {
+    let VisionSizes { patch_size, width, depth, heads, mlp_dim } = *sizes;
+    VisionConfig::Vit(ClipVitConfig {
+        image_size: (224, 224),
+        patch_size,
+        width,
+        depth,
+        heads,
+        mlp_dim: mlp_dim.unwrap_or(4 * width),
+        quick_gelu: false,
+        norm_eps: 1e-5,
+        position_rule: PositionRule::Timm,
+    })
+}
+
+fn image_size(model: &Model) -> usize {
+    match model {
+        Model::Vit(vit) => vit.config().image_size.0,
+        Model::Clip(clip) => clip.config().vision.image_size().0,
+        _ => 0,
+    }
+}
+
+/// The table of positions of a Vision Transformer: its rule, the tokens before the patches, the grid.
+fn positions(model: &Model) -> Option<(PositionRule, usize, (usize, usize))> {
+    match model {
+        Model::Vit(vit) => {
+            let c = vit.config();
+            Some((c.position_rule, usize::from(c.has_class_token), c.grid(c.image_size)))
+        }
+        Model::Clip(clip) => match &clip.config().vision {
+            VisionConfig::Vit(c) => Some((c.position_rule, 1, c.grid(c.image_size))),
+            VisionConfig::ResNet(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// Gives the parameters of `new` the values of `old`. The position table is resampled; a classifier
+/// of other classes stays new.
+fn take_over(
+    new: &Parameters,
+    new_model: &Model,
+    old: &Parameters,
+    old_model: &Model,
+    path: &Path,
+) -> Result<()> {
+    let mut problems = Vec::new();
+    for parameter in new.iter() {
+        let name = parameter.name();
+        let (expected, found) = (parameter.shape(), old.get(name).map(|p| (p.shape(), p.tensor())));
+        match found {
+            Some((shape, tensor)) if shape == expected => parameter.replace(&tensor),
+            _ if name.starts_with("head.") => {}
+            Some((_, tensor)) if name == "position" || name == "vision.position" => {
+                let (Some((rule, prefix, from)), Some((_, _, to))) =
+                    (positions(old_model), positions(new_model))
+                else {
+                    problems.push(format!("{name} cannot be resampled"));
+                    continue;
+                };
+                parameter.replace(&rule.resample(&tensor, prefix, from, to)?);
+            }
+            Some((shape, _)) => {
+                problems.push(format!("{name} has {shape:?}, expected {expected:?}"));
+            }
+            None => problems.push(format!("{name} is missing")),
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Start { path: path.to_path_buf(), problems })
+}
+
+/// The original preprocessing of the family: CLIP crops the middle, ViT squeezes.
+fn preprocessing(model: &Model) -> Value {
+    let side = image_size(model);
+    if matches!(model, Model::Clip(_)) {
+        let clip = Processor::openai(side);
+        return json!({
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": true,
+            "do_resize": true, "size": { "shortest_edge": side }, "resample": 3,
+            "do_center_crop": true, "crop_size": { "height": side, "width": side },
+            "do_rescale": true, "rescale_factor": 1.0 / 255.0,
+            "do_normalize": true, "image_mean": clip.mean, "image_std": clip.std,
+        });
+    }
+    json!({
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": true,
+        "do_resize": true, "size": { "height": side, "width": side }, "resample": 2,
+        "do_rescale": true, "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+    })
+}

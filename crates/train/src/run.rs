@@ -1,0 +1,278 @@
+//! The training loop, the only one.
+
+use crate::checkpoint::{Checkpoints, TrainerState, write_atomically, write_json};
+use crate::config::TrainConfig;
+use crate::evaluation::Evaluation;
+use crate::export::export;
+use crate::optimiser::Optimiser;
+use crate::progress::{Progress, Show};
+use crate::record::Recorder;
+use crate::schedule::Schedule;
+use crate::setup::Setup;
+use crate::step::{check, clamp_temperature, outcome};
+use crate::{Error, Result};
+use ocelli_data::dataset::DataState;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Where a run lives and who watches it.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// The run folder, such as `runs/mnist`; a run in it is resumed.
+    pub folder: PathBuf,
+    /// How progress is shown.
+    pub show: Show,
+    /// Set from outside to end the run after the step under way, with a checkpoint.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Steps done.
+    pub steps: u64,
+    /// Whether it was stopped before its end.
+    pub is_interrupted: bool,
+    /// The last loss; not a number if no step was left to do.
+    pub loss: f32,
+    /// The last measurements.
+    pub metrics: Vec<(String, f64)>,
+    /// The best value of the watched metric and its step.
+    pub best: Option<(f64, u64)>,
+    /// Seconds over all sittings.
+    pub seconds: f64,
+    /// The model folder, of a finished run.
+    pub export: Option<PathBuf>,
+}
+
+/// Trains what `config` describes, from the latest checkpoint in the folder if there is one.
+///
+/// # Errors
+/// If data, model or folder cannot be used, or a loss or gradient is not finite.
+pub fn run(config: &TrainConfig, options: &RunOptions) -> Result<Summary> {
+    Trainer::new(config, options)?.run()
+}
+
+struct Trainer<'a> {
+    config: &'a TrainConfig,
+    options: &'a RunOptions,
+    setup: Setup,
+    optimiser: Optimiser,
+    schedule: Schedule,
+    evaluations: Vec<Evaluation>,
+    checkpoints: Checkpoints,
+    recorder: Recorder,
+    progress: Progress,
+    state: TrainerState,
+    data: DataState,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(config: &'a TrainConfig, options: &'a RunOptions) -> Result<Self> {
+        let folder = &options.folder;
+        let checkpoints = Checkpoints::open(folder.join("checkpoints"))?;
+        let saved = checkpoints.latest()?;
+        let recipe = folder.join("config.resolved.toml");
+        if saved.is_some() {
+            check_same_run(config, &recipe, folder)?;
+        }
+        write_atomically(&recipe, config.to_toml()?.as_bytes())?;
+        let kept = folder.join("tokenizer");
+        let setup = Setup::new(config, &kept)?;
+        for (name, bytes) in &setup.vocabulary {
+            std::fs::create_dir_all(&kept)
+                .map_err(|source| Error::Io { path: kept.clone(), source })?;
+            write_atomically(&kept.join(name), bytes)?;
+        }
+        let mut optimiser = Optimiser::new(&config.optim, setup.rules.clone());
+        let (mut state, mut data) = (TrainerState::default(), setup.loader.start());
+        if let Some(saved) = saved {
+            saved.restore(&setup.learner.parameters, &mut optimiser)?;
+            (state, data) = (saved.trainer, saved.data);
+        }
+        let evaluations = match &config.eval {
+            Some(eval) => Evaluation::open_all(eval, &setup.learner, &setup.classes)?,
+            None => Vec::new(),
+        };
+        let schedule = Schedule::new(&config.schedule, config.optim.lr, setup.total_steps);
+        let recorder = Recorder::open(folder, state.step)?;
+        let mut progress = Progress::open(options.show, folder, state.step, setup.total_steps)?;
+        let plan = setup.plan(config).to_string();
+        write_atomically(&folder.join("params.txt"), plan.as_bytes())?;
+        write_json(&folder.join("env.json"), &environment(config, &setup))?;
+        progress.line(&plan);
+        if state.step > 0 {
+            progress.line(&format!("resuming after step {}", state.step));
+        }
+        Ok(Self {
+            config,
+            options,
+            setup,
+            optimiser,
+            schedule,
+            evaluations,
+            checkpoints,
+            recorder,
+            progress,
+            state,
+            data,
+        })
+    }
+
+    fn run(mut self) -> Result<Summary> {
+        let total_steps = self.setup.total_steps;
+        let (mut loss, mut metrics, mut is_interrupted) = (f32::NAN, Vec::new(), false);
+        let mut batches = self.setup.loader.batches(&self.data)?;
+        let (started, before) = (Instant::now(), self.state.seconds);
+        let (mut images, mut since) = (0, Instant::now());
+        for step in self.state.step + 1..=total_steps {
+            let lr = self.schedule.at(step - 1);
+            let batch = batches.next().ok_or(Error::NoMoreData { step })??;
+            self.data = batch.state_after.clone();
+            images += batch.keys.len();
+            let epoch = batch.epoch;
+            let outcome = outcome(&self.setup, &self.config.train, batch, step)?;
+            check(&outcome, &self.setup.rules, step)?;
+            loss = outcome.loss;
+            let grad_norm = self.optimiser.step(outcome.gradients, lr)?;
+            clamp_temperature(&self.setup);
+            self.state.step = step;
+            self.state.seconds = before + started.elapsed().as_secs_f64();
+
+            let is_last = step == total_steps;
+            let is_due = |every: u64| is_last || step.is_multiple_of(every);
+            let images_per_second = images as f64 / since.elapsed().as_secs_f64().max(1e-9);
+            self.progress.step(step, loss, images_per_second);
+            if is_due(self.config.log.every_steps) {
+                self.record(epoch, loss, lr, grad_norm, images_per_second)?;
+                (images, since) = (0, Instant::now());
+            }
+            let mut is_best = false;
+            if let Some(eval) = &self.config.eval
+                && is_due(eval.every_steps)
+            {
+                metrics = self.measure()?;
+                is_best = self.is_best(&metrics);
+                since = Instant::now();
+                images = 0;
+            }
+            is_interrupted = self.options.stop.load(Ordering::SeqCst) && !is_last;
+            if is_best || is_interrupted || is_due(self.config.checkpoint.every_steps) {
+                self.save(is_best)?;
+            }
+            if is_interrupted {
+                self.progress.line(&format!("stopped after step {step}; run again to go on"));
+                break;
+            }
+        }
+        drop(batches);
+        let export = if is_interrupted { None } else { Some(self.export()?) };
+        self.progress.finish();
+        let TrainerState { step: steps, seconds, best } = self.state;
+        Ok(Summary { steps, is_interrupted, loss, metrics, best, seconds, export })
+    }
+
+    fn record(&mut self, epoch: u64, loss: f32, lr: f64, norm: f64, rate: f64) -> Result<()> {
+        let step = self.state.step;
+        let mut values = vec![
+            ("epoch".to_owned(), epoch as f64),
+            ("loss".to_owned(), f64::from(loss)),
+            ("lr".to_owned(), lr),
+            ("grad_norm".to_owned(), norm),
+            ("images_per_second".to_owned(), rate),
+            ("seconds".to_owned(), self.state.seconds),
+        ];
+        if let Some(scale) = self.setup.learner.parameters.get("logit_scale") {
+            values.push(("logit_scale".to_owned(), f64::from(scale.tensor().item()?)));
+        }
+        self.recorder.record(step, &values)?;
+        let of = self.setup.total_steps;
+        self.progress.now_and_then(&format!(
+            "step {step}/{of} epoch {epoch} loss {loss:.4} lr {lr:.2e} norm {norm:.2} {rate:.0} images/s"
+        ));
+        Ok(())
+    }
+
+    fn measure(&mut self) -> Result<Vec<(String, f64)>> {
+        let mut metrics = Vec::new();
+        for evaluation in &self.evaluations {
+            metrics.extend(evaluation.run(&self.setup.learner, self.setup.texts.as_ref())?);
+        }
+        self.recorder.record(self.state.step, &metrics)?;
+        self.recorder.plot()?;
+        let text: Vec<String> = metrics.iter().map(|(n, v)| format!("{n} {v:.4}")).collect();
+        self.progress.line(&format!("step {} {}", self.state.step, text.join("  ")));
+        Ok(metrics)
+    }
+
+    /// Whether the watched metric is better than ever; remembers it.
+    fn is_best(&mut self, metrics: &[(String, f64)]) -> bool {
+        let Some((name, direction)) =
+            self.config.checkpoint.keep_best.as_deref().and_then(|best| best.split_once(':'))
+        else {
+            return false;
+        };
+        let Some((_, value)) = metrics.iter().find(|(n, _)| n == name) else { return false };
+        let is_better = |old: f64| if direction == "min" { *value < old } else { *value > old };
+        let is_best = self.state.best.is_none_or(|(old, _)| is_better(old));
+        if is_best {
+            self.state.best = Some((*value, self.state.step));
+        }
+        is_best
+    }
+
+    fn save(&mut self, is_best: bool) -> Result<()> {
+        let parameters = &self.setup.learner.parameters;
+        self.checkpoints.save(parameters, &self.optimiser, &self.state, &self.data)?;
+        if is_best {
+            self.checkpoints.mark_best(self.state.step)?;
+        }
+        self.checkpoints.thin_out(self.config.checkpoint.keep_last)?;
+        self.recorder.plot()
+    }
+
+    fn export(&mut self) -> Result<PathBuf> {
+        let folder = self.options.folder.join("export");
+        let weights = self.checkpoints.best_weights();
+        export(&folder, &self.setup, weights.as_deref())?;
+        self.progress.line(&format!("the model is in {}", folder.display()));
+        Ok(folder)
+    }
+}
+
+/// Refuses to go on with a run of another model, other data or another objective.
+fn check_same_run(config: &TrainConfig, recipe: &Path, folder: &Path) -> Result<()> {
+    let Ok(text) = std::fs::read_to_string(recipe) else { return Ok(()) };
+    let old = TrainConfig::parse(&text, &recipe.display().to_string(), &[])?;
+    let differs = [
+        ("model", old.model != config.model),
+        ("data.sources", old.data.sources != config.data.sources),
+        ("freeze", old.freeze != config.freeze),
+        ("train.stage", old.train.stage != config.train.stage),
+        ("train.seed", old.train.seed != config.train.seed),
+        ("optim.name", old.optim.name != config.optim.name),
+    ];
+    match differs.iter().find(|(_, differs)| *differs) {
+        Some((section, _)) => Err(Error::OtherRun { path: folder.to_path_buf(), section }),
+        None => Ok(()),
+    }
+}
+
+/// `env.json`: what else a result may depend on.
+fn environment(config: &TrainConfig, setup: &Setup) -> serde_json::Value {
+    let dataset = setup.loader.dataset();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "system": std::env::consts::OS,
+        "architecture": std::env::consts::ARCH,
+        "instructions": format!("{:?}", ocelli_kernels::Isa::best()),
+        "threads": ocelli_kernels::pool::threads(),
+        "seed": config.train.seed,
+        "samples": dataset.len(),
+        "classes": setup.class_count,
+        "sources": config.data.sources.iter().map(|s| &s.path).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,249 @@
+//! A run that was interrupted, or killed, gives the losses and weights of one that was not.
+#![allow(clippy::unwrap_used)] // A failed test is to panic.
+
+use ocelli_train::{RunOptions, Show, Summary, TrainConfig, run};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+const CLASSIFIER: &str = r#"
+[model]
+family = "vit"
+image_size = 16
+vision = { patch_size = 8, width = 16, depth = 1, heads = 2 }
+[data]
+sources = [{ path = "DATA/folder" }]
+augment = { scale = [0.5, 1.0], flip = 0.5, rotate = 10.0, brightness = 0.2 }
+cache = { side = 24, bytes = 1000000 }
+[train]
+stage = "supervised"
+steps = 11
+global_batch_size = 8
+micro_batch_size = 3
+label_smoothing = 0.1
+mixup = 0.2
+[optim]
+name = "adamw"
+lr = 3e-3
+weight_decay = 0.1
+max_grad_norm = 1.0
+[schedule]
+name = "cosine"
+warmup_steps = 2
+[freeze]
+vision = "none"
+[checkpoint]
+every_steps = 4
+keep_best = "val_top1:max"
+[log]
+every_steps = 1
+[eval]
+every_steps = 5
+sets = [{ name = "val", sources = [{ path = "DATA/folder" }] }]
+"#;
+
+const CLIP: &str = r#"
+[model]
+family = "clip"
+image_size = 16
+embed_dim = 8
+vision = { patch_size = 8, width = 16, depth = 1, heads = 2 }
+text = { context_length = 12, width = 16, depth = 1, heads = 2 }
+tokenizer = { train_vocab_size = 540 }
+[data]
+sources = [{ path = "DATA/pairs.jsonl" }]
+augment = { scale = [0.6, 1.0] }
+[train]
+stage = "contrastive"
+steps = 11
+global_batch_size = 6
+micro_batch_size = 4
+[optim]
+name = "adamw"
+lr = 1e-3
+betas = [0.9, 0.98]
+eps = 1e-6
+weight_decay = 0.2
+[schedule]
+name = "linear"
+warmup_ratio = 0.1
+[freeze]
+vision = "none"
+text = "none"
+[checkpoint]
+every_steps = 4
+[log]
+every_steps = 1
+[eval]
+every_steps = 6
+sets = [
+  { name = "zero_shot", labels = "DATA/labels.txt", templates = ["{}", "a picture of {}"], sources = [{ path = "DATA/pairs.jsonl" }] },
+  { name = "pairs", sources = [{ path = "DATA/pairs.jsonl" }] },
+]
+"#;
+
+/// Thirty pictures of three colours, as a folder of classes and as captions.
+fn make_data(folder: &Path) {
+    let mut lines = String::new();
+    for (class, name) in ["red", "green", "blue"].into_iter().enumerate() {
+        let of_class = folder.join("folder").join(name);
+        fs::create_dir_all(&of_class).unwrap();
+        for i in 0..10_u8 {
+            let mut pixels = vec![0_u8; 20 * 18 * 3];
+            for (at, pixel) in pixels.chunks_exact_mut(3).enumerate() {
+                pixel[class] = 130 + 10 * i;
+                pixel[(class + 1) % 3] = (at as u8).wrapping_mul(i);
+            }
+            let mut bytes = Vec::new();
+            let mut encoder = png::Encoder::new(&mut bytes, 20, 18);
+            encoder.set_color(png::ColorType::Rgb);
+            encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+            fs::write(of_class.join(format!("{i}.png")), bytes).unwrap();
+            let line = format!(
+                "{{\"image\": \"folder/{name}/{i}.png\", \"label\": \"{name}\", \
+                 \"caption\": [\"{name}\", \"a {name} picture\", \"number {i} in {name}\"]}}\n"
+            );
+            lines.push_str(&line);
+        }
+    }
+    fs::write(folder.join("pairs.jsonl"), lines).unwrap();
+    fs::write(folder.join("labels.txt"), "red\ngreen\nblue\n").unwrap();
+}
+
+fn go(recipe: &str, folder: &Path, is_stopped: bool) -> Summary {
+    let data = folder.parent().unwrap().display().to_string();
+    let config = TrainConfig::parse(&recipe.replace("DATA", &data), "test.toml", &[]).unwrap();
+    let stop = Arc::new(AtomicBool::new(is_stopped));
+    let options = RunOptions { folder: folder.to_path_buf(), show: Show::Nothing, stop };
+    run(&config, &options).unwrap()
+}
+
+/// The records of a run without what depends on the machine's mood.
+fn records(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("log.jsonl")).unwrap();
+    let parse = |line: &str| {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        for key in ["seconds", "images_per_second"] {
+            record.as_object_mut().unwrap().remove(key);
+        }
+        record
+    };
+    text.lines().map(parse).collect()
+}
+
+fn check(recipe: &str, folder: &Path) {
+    make_data(folder);
+    let straight = folder.join("straight");
+    let summary = go(recipe, &straight, false);
+    assert_eq!((summary.steps, summary.is_interrupted), (11, false));
+    let weights = |run: &Path| fs::read(run.join("export/model.safetensors")).unwrap();
+
+    // Stopped after every single step.
+    let stopped = folder.join("stopped");
+    let mut sittings = 1;
+    while go(recipe, &stopped, true).is_interrupted {
+        sittings += 1;
+    }
+    assert_eq!(sittings, 11);
+    assert_eq!(records(&stopped), records(&straight));
+    assert!(weights(&stopped) == weights(&straight), "the weights differ");
+
+    // Killed while it wrote the checkpoint of step 8.
+    let killed = folder.join("killed");
+    go(recipe, &killed, false);
+    let checkpoints = killed.join("checkpoints");
+    for entry in fs::read_dir(&checkpoints).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if ["latest", "best"].contains(&&*name) {
+            fs::remove_file(path).unwrap();
+        } else if name == "step-00000008" {
+            fs::remove_file(path.join("optimizer.safetensors")).unwrap();
+            fs::rename(&path, checkpoints.join(".draft")).unwrap();
+        } else if name != "step-00000004" {
+            fs::remove_dir_all(path).unwrap();
+        }
+    }
+    std::os::unix::fs::symlink("step-00000004", checkpoints.join("latest")).unwrap();
+    fs::remove_dir_all(killed.join("export")).unwrap();
+    go(recipe, &killed, false);
+    assert_eq!(records(&killed), records(&straight));
+    assert!(weights(&killed) == weights(&straight), "the weights differ");
+}
+
+#[test]
+fn a_classifier_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    check(CLASSIFIER, folder.path());
+    let run = folder.path().join("straight");
+    for file in [
+        "config.resolved.toml",
+        "params.txt",
+        "env.json",
+        "out.log",
+        "plot.svg",
+        "plot.png",
+        "export/config.json",
+    ] {
+        assert!(run.join(file).is_file(), "{file}");
+    }
+    assert!(run.join("checkpoints/best").exists() && run.join("tensorboard").is_dir());
+    let config: Value =
+        serde_json::from_slice(&fs::read(run.join("export/config.json")).unwrap()).unwrap();
+    assert_eq!(config["labels"], serde_json::json!(["blue", "green", "red"]));
+    let opened = ocelli_models::Files::find(&run.join("export"), None).unwrap();
+    assert_eq!(opened.processor().unwrap().size(), Some((16, 16)));
+    opened.open(ocelli_models::HeadCounts::default()).unwrap();
+}
+
+#[test]
+fn clip_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    check(CLIP, folder.path());
+    let run = folder.path().join("straight");
+    let last = records(&run).pop().unwrap();
+    assert!(last["zero_shot_top5"] == 1.0 && last["pairs_image_to_text_r1"].is_number(), "{last}");
+    let files = ocelli_models::Files::find(&run.join("export"), None).unwrap();
+    assert!(files.tokenizer().unwrap().vocab_size() <= 540);
+    files.open(ocelli_models::HeadCounts::default()).unwrap();
+
+    // The exported model is a start for a larger picture, with a frozen tower.
+    let larger = CLIP
+        .replace("image_size = 16", &format!("image_size = 24\nfrom = {:?}", run.join("export")))
+        .replace("tokenizer = { train_vocab_size = 540 }", "")
+        .replace("vision = \"none\"", "vision = { except_last = 0 }")
+        .replace("steps = 11", "steps = 2");
+    let folder = folder.path().join("larger");
+    assert_eq!(go(&larger, &folder, false).steps, 2);
+    let table = fs::read_to_string(folder.join("params.txt")).unwrap();
+    assert!(table.contains("vision"), "{table}");
+}
+
+#[test]
+fn another_recipe_does_not_go_on_with_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    make_data(folder.path());
+    let run_folder = folder.path().join("run");
+    go(CLASSIFIER, &run_folder, true);
+    let data = folder.path().display().to_string();
+    let changed = CLASSIFIER.replace("DATA", &data).replace("depth = 1", "depth = 2");
+    let config = TrainConfig::parse(&changed, "test.toml", &[]).unwrap();
+    let options = RunOptions { folder: run_folder, ..RunOptions::default() };
+    let error = run(&config, &options).unwrap_err().to_string();
+    assert!(error.contains("model differs"), "{error}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_names_step_and_parameter() {
+    let folder = tempfile::tempdir().unwrap();
+    make_data(folder.path());
+    let data = folder.path().display().to_string();
+    let recipe = CLASSIFIER.replace("DATA", &data).replace("lr = 3e-3", "lr = 1e30");
+    let recipe = recipe.replace("warmup_steps = 2", "warmup_steps = 0");
+    let config = TrainConfig::parse(&recipe, "test.toml", &[]).unwrap();
+    let options = RunOptions { folder: folder.path().join("run"), ..RunOptions::default() };
+    let error = run(&config, &options).unwrap_err().to_string();
+    assert!(error.starts_with("step ") && error.contains("not finite"), "{error}");
+}
