@@ -34,10 +34,13 @@ impl Learner {
     /// # Errors
     /// If the sizes are no model, or the checkpoint to start from does not fit.
     pub fn new(config: &ModelConfig, classes: usize, vocab: usize, seed: u64) -> Result<Self> {
-        let start = match &config.from {
-            Some(path) => Some((path, Files::find(path, None)?.open(HeadCounts::default())?)),
-            None => None,
-        };
+        let (mut start, mut channels) = (None, None);
+        if let Some(path) = &config.from {
+            let files = Files::find(path, None)?;
+            let processor = files.processor()?;
+            channels = Some((processor.mean, processor.std));
+            start = Some((path, files.open(HeadCounts::default())?));
+        }
         let old = start.as_ref().map(|(_, opened)| &opened.model);
         let builder = Builder::random(seed);
         let model = match config.family {
@@ -75,7 +78,9 @@ impl Learner {
         if let Some((path, opened)) = &start {
             take_over(&parameters, &model, &opened.parameters, &opened.model, path)?;
         }
-        let preprocessing = preprocessing(&model);
+        let (mean, std) = channels.unwrap_or_else(|| family_channels(config.family));
+        let channels = (config.mean.unwrap_or(mean), config.std.unwrap_or(std));
+        let preprocessing = preprocessing(&model, channels);
         let processor = Processor::from_hf_json(&preprocessing.to_string())
             .map_err(|e| Error::Unfit { key: "model.image_size", problem: e.to_string() })?;
         Ok(Self { model, parameters, processor, preprocessing })
@@ -286,25 +291,34 @@ fn take_over(
     Err(Error::Start { path: path.to_path_buf(), problems })
 }
 
-/// The original preprocessing of the family: CLIP crops the middle, ViT squeezes.
-fn preprocessing(model: &Model) -> Value {
-    let side = image_size(model);
-    if matches!(model, Model::Clip(_)) {
-        let clip = Processor::openai(side);
-        return json!({
-            "image_processor_type": "CLIPImageProcessor",
-            "do_convert_rgb": true,
-            "do_resize": true, "size": { "shortest_edge": side }, "resample": 3,
-            "do_center_crop": true, "crop_size": { "height": side, "width": side },
-            "do_rescale": true, "rescale_factor": 1.0 / 255.0,
-            "do_normalize": true, "image_mean": clip.mean, "image_std": clip.std,
-        });
+/// Mean and standard deviation of the channels that published models of a family use.
+fn family_channels(family: Family) -> ([f32; 3], [f32; 3]) {
+    match family {
+        Family::Vit => ([0.5; 3], [0.5; 3]),
+        Family::Clip => {
+            let published = Processor::openai(224);
+            (published.mean, published.std)
+        }
     }
-    json!({
-        "image_processor_type": "ViTImageProcessor",
+}
+
+/// The original preprocessing of the family: CLIP crops the middle, ViT squeezes.
+fn preprocessing(model: &Model, (mean, std): ([f32; 3], [f32; 3])) -> Value {
+    let side = image_size(model);
+    let mut all = json!({
         "do_convert_rgb": true,
-        "do_resize": true, "size": { "height": side, "width": side }, "resample": 2,
+        "do_resize": true,
         "do_rescale": true, "rescale_factor": 1.0 / 255.0,
-        "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
-    })
+        "do_normalize": true, "image_mean": mean, "image_std": std,
+    });
+    let square = json!({ "height": side, "width": side });
+    if matches!(model, Model::Clip(_)) {
+        all["image_processor_type"] = json!("CLIPImageProcessor");
+        (all["size"], all["resample"]) = (json!({ "shortest_edge": side }), json!(3));
+        (all["do_center_crop"], all["crop_size"]) = (json!(true), square);
+    } else {
+        all["image_processor_type"] = json!("ViTImageProcessor");
+        (all["size"], all["resample"]) = (square, json!(2));
+    }
+    all
 }

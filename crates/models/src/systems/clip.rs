@@ -8,6 +8,7 @@ use crate::Result;
 use crate::language::clip_text::{ClipText, ClipTextConfig};
 use crate::vision::clip_resnet::{ModifiedResNet, ModifiedResNetConfig};
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
+use ocelli_nn::layers::NormStatistics;
 use ocelli_nn::{Builder, Init, Name, Names, Parameter, concat, copy, transpose};
 use ocelli_tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -174,9 +175,17 @@ impl Clip {
     /// # Errors
     /// If the picture's size does not suit the tower.
     pub fn encode_image(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.encode_image_by(pixels, NormStatistics::Running)
+    }
+
+    /// The same by statistics of choice: a ResNet tower that learns takes those of the batch.
+    ///
+    /// # Errors
+    /// If the picture's size does not suit the tower.
+    pub fn encode_image_by(&self, pixels: &Tensor, statistics: NormStatistics) -> Result<Tensor> {
         match &self.vision {
             Vision::Vit(tower) => tower.forward(pixels),
-            Vision::ResNet(tower) => tower.forward(pixels),
+            Vision::ResNet(tower) => tower.forward_with(pixels, statistics),
         }
     }
 

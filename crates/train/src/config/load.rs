@@ -100,6 +100,9 @@ impl TrainConfig {
         if let Some((key, value)) = positive.iter().find(|(_, v)| !(*v > 0.0 && v.is_finite())) {
             return wrong(format!("{key} is {value}; it must be above 0"));
         }
+        if model.std.is_some_and(|std| !std.iter().all(|s| *s > 0.0)) {
+            return wrong("model.std must be above 0".to_owned());
+        }
         let below_one = [
             ("optim.betas[0]", optim.betas[0]),
             ("optim.betas[1]", optim.betas[1]),
@@ -133,7 +136,8 @@ impl TrainConfig {
         if model.family == Family::Vit && (model.text.is_some() || model.tokenizer.is_some()) {
             return wrong("model.text and model.tokenizer are for family = \"clip\"".to_owned());
         }
-        if model.variant.is_none() && model.from.is_none() && model.vision.is_none() {
+        let sizes = model.vision.is_some() || model.resnet.is_some();
+        if model.variant.is_none() && model.from.is_none() && !sizes {
             return wrong("[model] needs a variant, a checkpoint in from, or sizes".to_owned());
         }
         if model.from.is_some()

@@ -51,6 +51,13 @@ pub struct ModelConfig {
     /// table is resampled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<usize>,
+    /// Subtracted from the channels of a picture, in [0, 1]; that of the checkpoint or the family when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<[f32; 3]>,
+    /// Divides them after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std: Option<[f32; 3]>,
     /// Classes of a classifier; those of the training data when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
