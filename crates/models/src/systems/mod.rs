@@ -1,3 +1,4 @@
 //! Systems composed of the parts.
 
 pub mod clip;
+pub mod lit;
