@@ -52,7 +52,10 @@ impl Inputs {
     }
 
     fn start_pattern(&mut self, pattern: &str) -> Option<Input> {
-        match glob::glob(pattern) {
+        // As in a shell, a star does not stand for the dot of a hidden file.
+        let options =
+            glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+        match glob::glob_with(pattern, options) {
             Ok(paths) => {
                 self.pattern = Some((pattern.to_owned(), paths, false));
                 None

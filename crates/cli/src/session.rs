@@ -171,7 +171,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn unsuitable(&self, what: &'static str, needs: &'static str) -> Failure {
+    /// That this model is of the wrong kind.
+    pub(crate) fn unsuitable(&self, what: &'static str, needs: &'static str) -> Failure {
         let is = self.opened.model.kind().to_owned();
         ocelli_models::Error::Unsuitable { what, needs, is }.into()
     }

@@ -9,6 +9,7 @@ use crate::pictures::{Batch, PictureArgs, Pictures};
 use crate::progress::Progress;
 use crate::session::{self, ModelArgs, Session};
 use crate::{inputs::Inputs, table};
+use ocelli_models::Model;
 use ocelli_tensor::{Tensor, no_grad};
 use serde::Serialize;
 
@@ -78,7 +79,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         (Some(names), _) => (Classifier::Head, names),
         (None, Some(labels)) => (by_texts(global, &session, &labels, &templates)?, labels),
         (None, None) => {
-            session.clip("classification")?;
+            if !matches!(session.opened.model, Model::Clip(_)) {
+                let needs = "a CLIP or a ViT with classes";
+                return Err(session.unsuitable("classification", needs));
+            }
             return Err(Failure::usage(
                 "no labels: give --labels a,b,c, --labels-file FILE or --labels imagenet",
             ));

@@ -10,9 +10,24 @@ use ocelli_models::Family;
 pub(crate) struct Args {}
 
 /// Published sizes by the name that `--shape` takes.
-pub(super) const SHAPES: [&str; 16] = [
-    "vit-ti16", "vit-s32", "vit-s16", "vit-b32", "vit-b16", "vit-l32", "vit-l16", "vit-h14",
-    "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14",
+pub(super) const SHAPES: [&str; 17] = [
+    "vit-ti16",
+    "vit-s32",
+    "vit-s16",
+    "vit-b32",
+    "vit-b16",
+    "vit-l32",
+    "vit-l16",
+    "vit-h14",
+    "RN50",
+    "RN101",
+    "RN50x4",
+    "RN50x16",
+    "RN50x64",
+    "ViT-B/32",
+    "ViT-B/16",
+    "ViT-L/14",
+    "ViT-L/14@336",
 ];
 
 /// What a family is, and the files it is known by.

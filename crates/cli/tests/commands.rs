@@ -1,0 +1,309 @@
+//! The contract of the commands that programs call: exit codes, lines of JSON, files.
+#![allow(clippy::unwrap_used)] // A failed test is to panic.
+
+use ocelli_nn::checkpoint::Checkpoint;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const CLIP: &str = "testdata/golden/clip/hf_vit";
+const VIT: &str = "testdata/golden/vit/hf_classifier";
+const PHOTOS: &str = "testdata/preprocess/images";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+fn ocelli(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ocelli"));
+    command.args(arguments).current_dir(root()).env("HF_HUB_OFFLINE", "1");
+    command.env("OCELLI_THREADS", "2").stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Exit code, standard output, standard error.
+fn told(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    told(&ocelli(arguments).output().unwrap())
+}
+
+fn run_with(arguments: &[&str], input: &str) -> (i32, String, String) {
+    let mut child = ocelli(arguments).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    told(&child.wait_with_output().unwrap())
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A folder that is removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("ocelli-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn copy(&self, from: &str, name: &str) -> String {
+        fs::create_dir_all(self.0.join(name).parent().unwrap()).unwrap();
+        fs::copy(root().join(from), self.0.join(name)).unwrap();
+        self.at(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A folder of good and broken pictures, and their paths in order.
+fn mixed(name: &str) -> (Scratch, Vec<String>) {
+    let scratch = Scratch::new(name);
+    let flower = format!("{PHOTOS}/flower_96x64.png");
+    let mut paths = vec![scratch.copy(&flower, "a.png")];
+    let bytes = fs::read(root().join(&flower)).unwrap();
+    fs::write(scratch.at("b.png"), &bytes[..bytes.len() / 2]).unwrap();
+    paths.push(scratch.at("b.png"));
+    paths.push(scratch.copy(&format!("{PHOTOS}/china_320x213.jpg"), "c/d.JPG"));
+    fs::write(scratch.at("notes.txt"), "no picture").unwrap();
+    paths.push(scratch.copy(&format!("{PHOTOS}/camera_gray_180x161.png"), "e.png"));
+    (scratch, paths)
+}
+
+#[test]
+fn a_folder_with_a_broken_picture_gives_a_line_each_and_code_3() {
+    let (scratch, paths) = mixed("folder");
+    let folder = scratch.at("");
+    let labels = ["--labels", "cat,dog,flower", "--top", "3", "--jsonl"];
+    for batch_size in ["1", "2", "8"] {
+        let batch = ["--batch-size", batch_size, &folder];
+        let arguments = [&["classify", "-m", CLIP][..], &labels, &batch].concat();
+        let (code, out, err) = run(&arguments);
+        assert_eq!((code, err.as_str()), (3, ""));
+        let lines = lines(&out);
+        let images: Vec<&str> = lines.iter().map(|l| l["image"].as_str().unwrap()).collect();
+        assert_eq!(images, paths);
+        for (i, line) in lines.iter().enumerate() {
+            let keys: Vec<&String> = line.as_object().unwrap().keys().collect();
+            if i == 1 {
+                assert_eq!(keys, ["error", "image"]);
+                continue;
+            }
+            assert_eq!(keys, ["image", "labels"]);
+            let probs: Vec<f64> = line["labels"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|l| l["prob"].as_f64().unwrap())
+                .collect();
+            assert_eq!(probs.len(), 3);
+            assert!(probs.is_sorted_by(|a, b| a >= b), "{probs:?}");
+            assert!((probs.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{probs:?}");
+        }
+    }
+}
+
+#[test]
+fn paths_come_from_standard_input_and_patterns() {
+    let (scratch, paths) = mixed("stdin");
+    let listed = format!("{}\n\n{}\r\n", paths[3], paths[0]);
+    let (code, out, _) = run_with(&["classify", "-m", VIT, "--jsonl", "-"], &listed);
+    let images: Vec<Value> = lines(&out).iter().map(|l| l["image"].clone()).collect();
+    assert_eq!((code, images), (0, vec![json!(paths[3]), json!(paths[0])]));
+    let pattern = scratch.at("**/*.JPG");
+    let (code, out, _) = run(&["classify", "-m", VIT, "--jsonl", &pattern]);
+    assert_eq!((code, &lines(&out)[0]["image"]), (0, &json!(paths[2])));
+    let (code, out, _) = run(&["classify", "-m", VIT, "--jsonl", &scratch.at("*.gif")]);
+    assert_eq!((code, &lines(&out)[0]["error"]), (3, &json!("no file is named like this")));
+}
+
+/// The classifier of the reference on features of ours.
+#[test]
+fn probabilities_are_those_of_the_reference_classifier() {
+    let case = root().join("testdata/golden/clip/zeroshot");
+    let told: Value =
+        serde_json::from_str(&fs::read_to_string(case.join("golden.json")).unwrap()).unwrap();
+    let strings = |key: &str| -> Vec<String> {
+        told[key].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
+    };
+    let (labels, templates) = (strings("class_names"), strings("templates"));
+    let golden = Checkpoint::open(&case.join("golden.safetensors")).unwrap();
+    let classifier = golden.read_f32("out/classifier").unwrap(); // [width, labels]
+    let photo = format!("{PHOTOS}/coffee_301x200.jpg");
+    let embedding = lines(&run(&["embed", "-m", CLIP, &photo]).1);
+    let embedding = embedding[0]["embedding"].as_array().unwrap();
+    let logits: Vec<f64> = (0..labels.len())
+        .map(|label| {
+            let column = classifier.iter().skip(label).step_by(labels.len());
+            let pairs = column.zip(embedding);
+            let cosine: f64 = pairs.map(|(w, x)| f64::from(*w) * x.as_f64().unwrap()).sum();
+            cosine * logit_scale()
+        })
+        .collect();
+    let sum: f64 = logits.iter().map(|l| l.exp()).sum();
+    let list = labels.join(",");
+    let mut arguments = vec!["classify", "-m", CLIP, "--labels", &list, "--jsonl", &photo];
+    for template in &templates {
+        arguments.extend(["--template", template]);
+    }
+    let (code, out, err) = run(&arguments);
+    assert_eq!((code, err.as_str()), (0, ""));
+    for found in lines(&out)[0]["labels"].as_array().unwrap() {
+        let i = labels.iter().position(|l| found["label"] == **l).unwrap();
+        let (found, expected) = (found["prob"].as_f64().unwrap(), logits[i].exp() / sum);
+        assert!((found - expected).abs() < 1e-4, "{}: {found}, expected {expected}", labels[i]);
+    }
+}
+
+fn logit_scale() -> f64 {
+    let weights = Checkpoint::open(&root().join(CLIP).join("model.safetensors")).unwrap();
+    f64::from(weights.read_f32("logit_scale").unwrap()[0]).exp()
+}
+
+#[test]
+fn texts_get_the_ids_and_vectors_of_the_reference() {
+    let case = root().join(CLIP);
+    let told: Value =
+        serde_json::from_str(&fs::read_to_string(case.join("golden.json")).unwrap()).unwrap();
+    let texts: Vec<&str> =
+        told["texts"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+    let golden = Checkpoint::open(&case.join("golden.safetensors")).unwrap();
+
+    let input: String = texts.iter().map(|text| format!("{}\n", json!({"text": text}))).collect();
+    let (code, out, _) = run_with(&["tokenize", "-m", CLIP], &input);
+    assert_eq!(code, 0);
+    let ids = golden.read_i64("in/input_ids").unwrap();
+    let mask = golden.read_i64("in/attention_mask").unwrap();
+    for ((line, ids), mask) in lines(&out).iter().zip(ids.chunks(20)).zip(mask.chunks(20)) {
+        let kept = mask.iter().filter(|m| **m == 1).count();
+        assert_eq!(line["ids"], json!(ids[..kept]));
+    }
+
+    let scratch = Scratch::new("texts");
+    let file = scratch.at("out.safetensors");
+    let mut arguments = vec!["embed", "-m", CLIP, "-o", &file];
+    texts.iter().for_each(|text| arguments.extend(["--text", text]));
+    assert_eq!(run(&arguments), (0, String::new(), String::new()));
+    let written = Checkpoint::open(Path::new(&file)).unwrap();
+    assert_eq!(written.info("embeddings").unwrap().1, [4, 24]);
+    let expected = golden.read_f32("out/text_embeds").unwrap();
+    for (found, expected) in written.read_f32("embeddings").unwrap().iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-4, "{found}, expected {expected}");
+    }
+}
+
+#[test]
+fn pixels_are_those_of_the_reference_and_need_no_weights() {
+    let scratch = Scratch::new("pixels");
+    scratch.copy(&format!("{CLIP}/config.json"), "config.json");
+    let processor = fs::read_to_string(root().join(CLIP).join("preprocessor_config.json")).unwrap();
+    fs::write(scratch.at("preprocessor_config.json"), processor.replace("32", "224")).unwrap();
+    let (folder, file) = (scratch.at(""), scratch.at("out.safetensors"));
+    let photos = ["coffee_301x200.jpg", "flower_96x64.png"].map(|p| format!("{PHOTOS}/{p}"));
+    let arguments = ["preprocess", "-m", &folder, &photos[0], &photos[1], "-o", &file];
+    assert_eq!(run(&arguments), (0, String::new(), String::new()));
+    let written = Checkpoint::open(Path::new(&file)).unwrap();
+    assert_eq!(written.info("pixel_values").unwrap().1, [2, 3, 224, 224]);
+    let pixels = written.read_f32("pixel_values").unwrap();
+    let golden = root().join("testdata/preprocess/photos.safetensors");
+    let golden = Checkpoint::open(&golden).unwrap();
+    // The flower is a PNG: its bytes are the reference's; mean and deviation undo exactly enough.
+    let bytes = golden.bytes("flower_96x64/clip224.u8").unwrap();
+    let (mean, std) =
+        ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
+    for (i, (value, byte)) in pixels[3 * 224 * 224..].iter().zip(bytes.iter()).enumerate() {
+        let channel = i / (224 * 224);
+        let found = (f64::from(*value) * std[channel] + mean[channel]) * 255.0;
+        assert!((found - f64::from(*byte)).abs() < 1e-3, "{i}: {found}, expected {byte}");
+    }
+}
+
+#[test]
+fn files_are_only_written_if_every_picture_was_read() {
+    let (scratch, paths) = mixed("unread");
+    let (folder, file) = (scratch.at(""), scratch.at("out.safetensors"));
+    for command in ["embed", "preprocess"] {
+        let (code, out, err) = run(&[command, "-m", CLIP, &folder, "-o", &file]);
+        assert_eq!((code, out.as_str()), (3, ""));
+        assert!(err.contains(&paths[1]) && err.contains("1 of the pictures"), "{err}");
+        assert!(!Path::new(&file).exists());
+    }
+    fs::remove_file(&paths[1]).unwrap();
+    assert_eq!(run(&["embed", "-m", VIT, &folder, "-o", &file]).0, 0);
+    let written = Checkpoint::open(Path::new(&file)).unwrap();
+    let (_, shape) = written.info("embeddings").unwrap();
+    assert_eq!(shape, [3, 48]);
+    for row in written.read_f32("embeddings").unwrap().chunks(48) {
+        assert!((row.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-5);
+    }
+    let left: Vec<_> = fs::read_dir(&scratch.0).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".tmp")), "{left:?}");
+}
+
+#[test]
+fn bad_checkpoints_are_explained_with_code_4() {
+    let scratch = Scratch::new("checkpoints");
+    let config = format!("{VIT}/config.json");
+    let weights = fs::read(root().join(VIT).join("model.safetensors")).unwrap();
+    let huge: Vec<u8> = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
+    let cases: [(&str, &[u8], &str); 4] = [
+        ("truncated", &weights[..weights.len() / 2], "model.safetensors"),
+        ("huge_header", &huge, "model.safetensors"),
+        ("empty", b"", "model.safetensors"),
+        ("text", b"<html>not found</html>", "model.safetensors"),
+    ];
+    let photo = format!("{PHOTOS}/flower_96x64.png");
+    let check = |model: &str, expected: &str| {
+        let (code, out, err) = run(&["classify", "-m", model, &photo]);
+        assert_eq!((code, out.as_str()), (4, ""), "{err}");
+        assert!(err.starts_with("error: ") && err.contains(expected), "{err}");
+        assert!(!err.contains("panicked"), "{err}");
+    };
+    for (name, bytes, expected) in cases {
+        scratch.copy(&config, &format!("{name}/config.json"));
+        fs::write(scratch.at(&format!("{name}/model.safetensors")), bytes).unwrap();
+        check(&scratch.at(name), expected);
+    }
+    scratch.copy(&config, "none/config.json");
+    check(&scratch.at("none"), "none");
+    fs::create_dir_all(scratch.at("nothing")).unwrap();
+    check(&scratch.at("nothing"), "nothing");
+    // The weights of another model: every tensor that is missing is named.
+    scratch.copy(&config, "other/config.json");
+    scratch.copy("testdata/golden/vit/timm_gap/model.safetensors", "other/model.safetensors");
+    check(&scratch.at("other"), "missing");
+    check("testdata/checkpoint/malicious.pt", "malicious.pt");
+}
+
+#[test]
+fn wrong_lines_for_the_tokenizer_are_named() {
+    let (code, out, err) = run_with(&["tokenize", "-m", CLIP], "{\"text\": \"a\"}\n{\"t\": 1}\n");
+    assert_eq!(code, 3);
+    assert_eq!(lines(&out).len(), 1);
+    assert!(err.contains("standard input line 2"), "{err}");
+    let (code, out, _) = run_with(&["tokenize", "-m", CLIP, "--raw"], "{\"text\": \"\"}\n");
+    assert_eq!((code, out.as_str()), (0, "{\"ids\":[]}\n"));
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let mut child = ocelli(&["completions", "bash"]).spawn().unwrap();
+    drop(child.stdout.take());
+    let (code, _, err) = told(&child.wait_with_output().unwrap());
+    assert_eq!((code, err.as_str()), (0, ""));
+}
