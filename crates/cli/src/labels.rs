@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 /// Of a label file: 16 MiB.
 const MAX_FILE_BYTES: u64 = 16 << 20;
-const ENGLISH: &str = "a photo of a {}.";
 const CHINESE: &str = "{}的照片。";
 
 /// What to look for in pictures.
@@ -22,7 +21,7 @@ pub(crate) struct LabelArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "labels", alias = "labels_file")]
     labels_file: Option<PathBuf>,
     /// Prompt with {} for the label; several are averaged. imagenet80, imagenet7 and imagenet-zh80
-    /// are the published ensembles [default: "a photo of a {}."]
+    /// are the published ensembles [default: "a photo of a {}.", for models trained here "{}"]
     #[arg(long, value_name = "TEXT")]
     template: Vec<String>,
 }
@@ -46,8 +45,8 @@ impl LabelArgs {
         check(&labels, self.labels_file.as_deref()).map(|()| Some(labels))
     }
 
-    /// The templates, checked.
-    pub(crate) fn templates(&self) -> Result<Vec<String>, Failure> {
+    /// The templates, checked; `usual` if none are given.
+    pub(crate) fn templates(&self, usual: &str) -> Result<Vec<String>, Failure> {
         let mut all = Vec::new();
         for template in &self.template {
             match template.as_str() {
@@ -59,7 +58,7 @@ impl LabelArgs {
         }
         if all.is_empty() {
             let is_chinese = self.labels.as_deref() == Some("imagenet-zh");
-            all.push(if is_chinese { CHINESE } else { ENGLISH }.to_owned());
+            all.push(if is_chinese { CHINESE } else { usual }.to_owned());
         }
         prompts("", &all).map_err(|e| Failure::usage(e.to_string()))?;
         Ok(all)
@@ -136,9 +135,9 @@ mod tests {
 
     #[test]
     fn templates_are_named_or_written_out() {
-        assert_eq!(given(None, &[]).templates().unwrap(), [ENGLISH]);
-        assert_eq!(given(Some("imagenet-zh"), &[]).templates().unwrap(), [CHINESE]);
-        assert_eq!(given(None, &["imagenet7", "a {}"]).templates().unwrap().len(), 8);
-        assert!(given(None, &["no place"]).templates().is_err());
+        assert_eq!(given(None, &[]).templates("{}").unwrap(), ["{}"]);
+        assert_eq!(given(Some("imagenet-zh"), &[]).templates("{}").unwrap(), [CHINESE]);
+        assert_eq!(given(None, &["imagenet7", "a {}"]).templates("{}").unwrap().len(), 8);
+        assert!(given(None, &["no place"]).templates("{}").is_err());
     }
 }

@@ -25,7 +25,8 @@ const CLIP_CONTEXT: usize = 77;
 /// Which model.
 #[derive(Args, Debug)]
 pub(crate) struct ModelArgs {
-    /// Model: a folder, a weights file, or org/name[@revision] of the hub
+    /// Model: a folder, a weights file, or org/name[@revision] of the hub [default: the built-in
+    /// model for drawings]
     #[arg(short, long, value_name = "MODEL", aliases = ["model-path", "model_path"])]
     pub(crate) model: Option<String>,
 }
@@ -40,6 +41,16 @@ impl Source {
     /// How pictures are prepared for it. Needs no weights.
     pub(crate) fn processor(&self) -> Result<Processor, Failure> {
         Ok(self.files.processor()?)
+    }
+
+    /// Labels to look for when none are given.
+    pub(crate) fn labels(&self) -> Option<Vec<String>> {
+        self.files.labels()
+    }
+
+    /// The prompt that a label stands in when none is given.
+    pub(crate) fn template(&self) -> &'static str {
+        self.files.template()
     }
 
     /// The folder of its files.
@@ -77,7 +88,8 @@ impl Source {
 /// Finds the model that a command asks for.
 pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure> {
     let Some(model) = &args.model else {
-        return Err(Failure::model("no model: name one with -m, a folder, a file or a hub id"));
+        let files = Files::builtin()?;
+        return Ok(Source { files, path: PathBuf::new() });
     };
     let path = resolve(global, model)?;
     Ok(Source { files: Files::find(&path, None)?, path })

@@ -64,8 +64,9 @@ struct Label<'a> {
 pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     args.pictures.check_given()?;
     let labels = args.labels.labels()?;
-    let templates = args.labels.templates()?;
     let source = session::find(global, &args.model)?;
+    let labels = labels.or_else(|| source.labels());
+    let templates = args.labels.templates(source.template())?;
     let mut pictures = Pictures::start(&args.pictures, source.processor()?)?;
     let session = source.open(global)?;
     interrupt::watch();
@@ -100,7 +101,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             match (&picture.error, args.jsonl) {
                 (Some(error), true) => out.json(&Unread { image, error })?,
                 (Some(error), false) => {
-                    out.text(&table::unread(image, error, global.has_color()))?
+                    out.text(&table::unread(image, error, global.has_color()))?;
                 }
                 (None, jsonl) => {
                     let probs = rows.next().unwrap_or_default();

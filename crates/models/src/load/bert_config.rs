@@ -1,6 +1,6 @@
 //! Configurations of BERT checkpoints.
 
-use super::Fields;
+use super::fields::Fields;
 use crate::Result;
 use crate::language::bert::BertConfig;
 use serde_json::Value;

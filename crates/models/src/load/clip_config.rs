@@ -1,6 +1,7 @@
 //! Configurations of CLIP checkpoints.
 
-use super::{Fields, HeadCounts};
+use super::HeadCounts;
+use super::fields::Fields;
 use crate::language::clip_text::{ClipTextConfig, EndToken};
 use crate::systems::clip::{ClipConfig, VisionConfig};
 use crate::vision::clip_resnet::ModifiedResNetConfig;

@@ -1,10 +1,13 @@
 //! From a path to a running model: which family its files are of, and what belongs to it.
 
 mod bert_config;
+mod builtin;
 mod clip_config;
+mod fields;
 mod vit_config;
 
 use crate::language::bert::{self, Bert};
+use self::fields::Fields;
 use crate::systems::clip::{self, Clip};
 use crate::vision::resnet_v2::{self, HybridVit};
 use crate::vision::vit::{self, Vit, VitConfig};
@@ -108,6 +111,7 @@ pub struct Files {
     path: PathBuf,
     family: Family,
     config: Value,
+    is_builtin: bool,
 }
 
 /// A model with all that belongs to it.
@@ -152,7 +156,9 @@ impl Files {
             (None, None) => Self::of_weights(path)?,
         };
         match found {
-            Some(family) => Ok(Self { path: path.to_owned(), family, config }),
+            Some(family) => {
+                Ok(Self { path: path.to_owned(), family, config, is_builtin: false })
+            }
             None => {
                 let of = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_owned);
                 let found = of("model_type").or_else(|| of("architecture"));
@@ -197,6 +203,38 @@ impl Files {
         })
     }
 
+    /// The model inside the program.
+    ///
+    /// # Errors
+    /// Never with the files that the program was built from.
+    pub fn builtin() -> Result<Self> {
+        let path = PathBuf::from(builtin::NAME);
+        let config = serde_json::from_str(builtin::CONFIG).map_err(|e| Error::Config {
+            file: path.clone(),
+            field: "JSON".to_owned(),
+            reason: e.to_string(),
+        })?;
+        Ok(Self { path, family: Family::Ocelli, config, is_builtin: true })
+    }
+
+    fn weights(&self) -> Result<Checkpoint> {
+        if self.is_builtin {
+            return Ok(Checkpoint::from_bytes(builtin::WEIGHTS)?);
+        }
+        Ok(Checkpoint::open(&self.path)?)
+    }
+
+    /// Labels to look for when none are given: those of the model inside the program.
+    pub fn labels(&self) -> Option<Vec<String>> {
+        self.is_builtin.then(|| builtin::LABELS.lines().map(str::to_owned).collect())
+    }
+
+    /// The prompt that a label stands in when none is given: what the texts of the training looked
+    /// like.
+    pub fn template(&self) -> &'static str {
+        if self.family == Family::Ocelli { "{}" } else { "a photo of a {}." }
+    }
+
     /// The family.
     pub fn family(&self) -> Family {
         self.family
@@ -236,7 +274,7 @@ impl Files {
                 Ok(Processor::openai(size.vision.image_size().0))
             }
             Family::OpenAiClip => {
-                let weights = Checkpoint::open(&self.path)?;
+                let weights = self.weights()?;
                 let size = clip_config::openai(&weights, &self.path, HeadCounts::default())?;
                 Ok(Processor::openai(size.vision.image_size().0))
             }
@@ -271,7 +309,7 @@ impl Files {
         match self.family {
             Family::TransformersVit => vit_config::transformers(&self.config, &file),
             Family::Dinov2 => vit_config::dinov2(&self.config, &file),
-            Family::JaxVit => vit_config::jax(&Checkpoint::open(&self.path)?, &self.path),
+            Family::JaxVit => vit_config::jax(&self.weights()?, &self.path),
             _ => vit_config::timm(&self.config, &file),
         }
     }
@@ -281,6 +319,9 @@ impl Files {
     /// # Errors
     /// If a tokenizer file cannot be read.
     pub fn tokenizer(&self) -> Result<ClipTokenizer> {
+        if self.is_builtin {
+            return builtin::tokenizer();
+        }
         let behaviour = match self.family {
             Family::TransformersClip => Behaviour::HuggingFace,
             Family::OpenClip => Behaviour::OpenClip,
@@ -327,7 +368,7 @@ impl Files {
                 })
             }
             _ => {
-                let weights = Checkpoint::open(&self.path)?;
+                let weights = self.weights()?;
                 clip_config::openai(&weights, &self.path, HeadCounts::default())
             }
         }
@@ -338,7 +379,7 @@ impl Files {
     /// # Errors
     /// If the weights do not fit the configuration; everything that does not is listed.
     pub fn open(self, heads: HeadCounts) -> Result<Opened> {
-        let weights = Arc::new(Checkpoint::open(&self.path)?);
+        let weights = Arc::new(self.weights()?);
         self.open_weights(&weights, heads)
     }
 
@@ -451,93 +492,4 @@ fn read_json(path: &Path) -> Result<Value> {
         field: "JSON".to_owned(),
         reason: e.to_string(),
     })
-}
-
-/// Reads fields of a configuration and names them in errors.
-pub(crate) struct Fields<'a> {
-    file: &'a Path,
-    path: String,
-    value: &'a Value,
-}
-
-impl<'a> Fields<'a> {
-    pub(crate) fn new(value: &'a Value, file: &'a Path) -> Self {
-        Self { file, path: String::new(), value }
-    }
-
-    /// A section; an absent one has no fields.
-    pub(crate) fn section(&self, name: &str) -> Self {
-        static NULL: Value = Value::Null;
-        let value = self.value.get(name).unwrap_or(&NULL);
-        Self { file: self.file, path: format!("{}{name}.", self.path), value }
-    }
-
-    pub(crate) fn error(&self, field: &str, reason: impl Into<String>) -> Error {
-        let field = format!("{}{field}", self.path);
-        Error::Config { file: self.file.to_owned(), field, reason: reason.into() }
-    }
-
-    pub(crate) fn get(&self, field: &str) -> Option<&'a Value> {
-        self.value.get(field).filter(|v| !v.is_null())
-    }
-
-    /// A size between 1 and 2^20.
-    pub(crate) fn size(&self, field: &str, default: Option<usize>) -> Result<usize> {
-        let Some(value) = self.get(field) else {
-            return default.ok_or_else(|| self.error(field, "is missing"));
-        };
-        value.as_u64().filter(|n| (1..=1 << 20).contains(n)).map(|n| n as usize).ok_or_else(|| {
-            self.error(field, format!("expected a whole number from 1 to 1048576, got {value}"))
-        })
-    }
-
-    /// One size for both sides, or `[height, width]`.
-    pub(crate) fn sides(&self, field: &str, default: usize) -> Result<(usize, usize)> {
-        let side = |v: &Value| v.as_u64().filter(|n| (1..=1 << 14).contains(n)).map(|n| n as usize);
-        match self.get(field) {
-            None => Ok((default, default)),
-            Some(Value::Array(sides)) => match &sides[..] {
-                [h, w] => side(h).zip(side(w)),
-                _ => None,
-            }
-            .ok_or_else(|| self.error(field, "expected [height, width] in pixels")),
-            Some(v) => side(v).map(|s| (s, s)).ok_or_else(|| {
-                self.error(field, format!("expected a side from 1 to 16384 pixels, got {v}"))
-            }),
-        }
-    }
-
-    pub(crate) fn number(&self, field: &str, default: f64) -> Result<f64> {
-        match self.get(field) {
-            None => Ok(default),
-            Some(v) => v
-                .as_f64()
-                .filter(|n| n.is_finite())
-                .ok_or_else(|| self.error(field, format!("expected a number, got {v}"))),
-        }
-    }
-
-    pub(crate) fn flag(&self, field: &str, default: bool) -> Result<bool> {
-        match self.get(field) {
-            None => Ok(default),
-            Some(v) => v
-                .as_bool()
-                .ok_or_else(|| self.error(field, format!("expected true or false, got {v}"))),
-        }
-    }
-
-    pub(crate) fn text(&self, field: &str) -> Option<&'a str> {
-        self.get(field).and_then(Value::as_str)
-    }
-
-    /// Heads that divide `width`.
-    pub(crate) fn heads(&self, field: &str, width: usize, default: Option<usize>) -> Result<usize> {
-        let heads = self.size(field, default)?;
-        if !width.is_multiple_of(heads) {
-            return Err(
-                self.error(field, format!("{heads} heads do not divide a width of {width}"))
-            );
-        }
-        Ok(heads)
-    }
 }

@@ -1,6 +1,6 @@
 //! Configurations of ViT checkpoints.
 
-use super::Fields;
+use super::fields::Fields;
 use crate::vision::position::PositionRule;
 use crate::vision::resnet_v2::ResNetV2Config;
 use crate::vision::vit::{Head, VitConfig};

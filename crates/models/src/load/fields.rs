@@ -1,0 +1,94 @@
+//! Fields of a configuration, read with errors that name them.
+
+use crate::{Error, Result};
+use serde_json::Value;
+use std::path::Path;
+
+/// Reads fields of a configuration and names them in errors.
+pub(super) struct Fields<'a> {
+    file: &'a Path,
+    path: String,
+    pub(super) value: &'a Value,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(value: &'a Value, file: &'a Path) -> Self {
+        Self { file, path: String::new(), value }
+    }
+
+    /// A section; an absent one has no fields.
+    pub(super) fn section(&self, name: &str) -> Self {
+        static NULL: Value = Value::Null;
+        let value = self.value.get(name).unwrap_or(&NULL);
+        Self { file: self.file, path: format!("{}{name}.", self.path), value }
+    }
+
+    pub(super) fn error(&self, field: &str, reason: impl Into<String>) -> Error {
+        let field = format!("{}{field}", self.path);
+        Error::Config { file: self.file.to_owned(), field, reason: reason.into() }
+    }
+
+    pub(super) fn get(&self, field: &str) -> Option<&'a Value> {
+        self.value.get(field).filter(|v| !v.is_null())
+    }
+
+    /// A size between 1 and 2^20.
+    pub(super) fn size(&self, field: &str, default: Option<usize>) -> Result<usize> {
+        let Some(value) = self.get(field) else {
+            return default.ok_or_else(|| self.error(field, "is missing"));
+        };
+        value.as_u64().filter(|n| (1..=1 << 20).contains(n)).map(|n| n as usize).ok_or_else(|| {
+            self.error(field, format!("expected a whole number from 1 to 1048576, got {value}"))
+        })
+    }
+
+    /// One size for both sides, or `[height, width]`.
+    pub(super) fn sides(&self, field: &str, default: usize) -> Result<(usize, usize)> {
+        let side = |v: &Value| v.as_u64().filter(|n| (1..=1 << 14).contains(n)).map(|n| n as usize);
+        match self.get(field) {
+            None => Ok((default, default)),
+            Some(Value::Array(sides)) => match &sides[..] {
+                [h, w] => side(h).zip(side(w)),
+                _ => None,
+            }
+            .ok_or_else(|| self.error(field, "expected [height, width] in pixels")),
+            Some(v) => side(v).map(|s| (s, s)).ok_or_else(|| {
+                self.error(field, format!("expected a side from 1 to 16384 pixels, got {v}"))
+            }),
+        }
+    }
+
+    pub(super) fn number(&self, field: &str, default: f64) -> Result<f64> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(v) => v
+                .as_f64()
+                .filter(|n| n.is_finite())
+                .ok_or_else(|| self.error(field, format!("expected a number, got {v}"))),
+        }
+    }
+
+    pub(super) fn flag(&self, field: &str, default: bool) -> Result<bool> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(v) => v
+                .as_bool()
+                .ok_or_else(|| self.error(field, format!("expected true or false, got {v}"))),
+        }
+    }
+
+    pub(super) fn text(&self, field: &str) -> Option<&'a str> {
+        self.get(field).and_then(Value::as_str)
+    }
+
+    /// Heads that divide `width`.
+    pub(super) fn heads(&self, field: &str, width: usize, default: Option<usize>) -> Result<usize> {
+        let heads = self.size(field, default)?;
+        if !width.is_multiple_of(heads) {
+            return Err(
+                self.error(field, format!("{heads} heads do not divide a width of {width}"))
+            );
+        }
+        Ok(heads)
+    }
+}
