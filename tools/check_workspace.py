@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 
-# What each crate may import of ours. `testing` only as a dev-dependency.
+# What each crate may import of ours.
 ARROWS = {
     "kernels": [],
     "tensor": ["kernels"],
@@ -16,7 +16,6 @@ ARROWS = {
     "models": ["kernels", "tensor", "nn", "data"],
     "eval": ["kernels", "tensor", "nn", "data", "models"],
     "train": ["kernels", "tensor", "nn", "data", "models", "eval"],
-    "testing": ["tensor", "nn"],
     "cli": ["kernels", "tensor", "nn", "data", "models", "eval", "train"],
 }
 
