@@ -1,7 +1,7 @@
 //! Images, text tokenizers, prompt templates, datasets, shards and batching; knows nothing of models.
 
-mod error;
 pub mod dataset;
+mod error;
 pub mod image;
 pub mod text;
 

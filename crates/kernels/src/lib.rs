@@ -4,7 +4,8 @@
 //! Each operation is a folder: `mod.rs` holds the contract, the formula and the entry points,
 //! `reference.rs` the plain loops that the property tests compare with. The vector code is written
 //! once over [`simd::Vector`] and compiled for AVX-512, AVX2 and plain Rust.
-#![allow(unsafe_code)] // Vector intrinsics, disjoint writes from several threads, pooled memory.
+#![allow(unsafe_code)]
+// Vector intrinsics, disjoint writes from several threads, pooled memory.
 // A kernel is compiled inside the function that carries its instruction set, so it must be inlined;
 // the generic part of a kernel stands next to the loop that calls it.
 #![allow(clippy::inline_always, clippy::items_after_statements)]

@@ -73,7 +73,7 @@ const SECONDS: f64 = 20.0;
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let Dtype::F32 = args.dtype;
     let (model, parameters) = model(args)?;
-    let mut step = Step::new(args, model, parameters)?;
+    let mut step = Step::new(args, model, &parameters)?;
     step.run()?; // Packs weights, warms caches.
     if args.interactive {
         return answer(&mut step);
@@ -170,7 +170,7 @@ struct Training {
 }
 
 impl Step {
-    fn new(args: &Args, model: Model, parameters: Parameters) -> Result<Self, Failure> {
+    fn new(args: &Args, model: Model, parameters: &Parameters) -> Result<Self, Failure> {
         let batch = usize::from(args.batch);
         let ((height, width), tokens) = match &model {
             Model::Vit(m) => (m.config().image_size, m.config().tokens()),

@@ -6,8 +6,8 @@ mod clip_config;
 mod fields;
 mod vit_config;
 
-use crate::language::bert::{self, Bert};
 use self::fields::Fields;
+use crate::language::bert::{self, Bert};
 use crate::systems::clip::{self, Clip};
 use crate::vision::resnet_v2::{self, HybridVit};
 use crate::vision::vit::{self, Vit, VitConfig};
@@ -156,9 +156,7 @@ impl Files {
             (None, None) => Self::of_weights(path)?,
         };
         match found {
-            Some(family) => {
-                Ok(Self { path: path.to_owned(), family, config, is_builtin: false })
-            }
+            Some(family) => Ok(Self { path: path.to_owned(), family, config, is_builtin: false }),
             None => {
                 let of = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_owned);
                 let found = of("model_type").or_else(|| of("architecture"));
