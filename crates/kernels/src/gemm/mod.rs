@@ -1,6 +1,6 @@
 //! Matrix product with a fused tail: `y = act(x B + bias) + residual`.
 //!
-//! The right operand is read in panels of [`panel_width`] columns, inner dimension outermost inside
+//! The right operand is read in panels of 64 columns (16 without AVX-512), inner dimension outermost inside
 //! a panel; weights are packed so once ([`PackedRhs`]), anything else on the fly. The left operand
 //! is read in place, row by row. A tile of 6 rows by 4 vectors (AVX-512) keeps 24 sums in registers;
 //! rows are dealt evenly over tiles, so that there is no slow rest. Panels are split over threads,

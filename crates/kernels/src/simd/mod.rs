@@ -1,6 +1,6 @@
 //! Vectors of f32 that kernels are written over, and the choice between them at run time.
 //!
-//! A kernel is one generic `#[inline(always)]` function over [`Vector`]. [`dispatch!`] compiles it
+//! A kernel is one generic `#[inline(always)]` function over [`Vector`]. `dispatch!` compiles it
 //! once per instruction set, inside a function that carries `#[target_feature]`, and calls the one
 //! for [`Isa::best`].
 
@@ -23,7 +23,7 @@ use std::sync::OnceLock;
 ///
 /// # Safety
 /// Every method may be called only where the instruction set of the type is there, that is inside
-/// a function reached through [`dispatch!`]. Pointers must be valid for the lanes that are touched.
+/// a function reached through `dispatch!`. Pointers must be valid for the lanes that are touched.
 // One contract for all methods, stated above; the methods are operators, not builders.
 #[allow(clippy::missing_safety_doc, clippy::return_self_not_must_use)]
 pub trait Vector: Copy {
