@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 /// Flags of all commands.
 #[derive(Args, Debug)]
+#[allow(clippy::struct_excessive_bools)] // Flags are what they are.
 pub(crate) struct Global {
     /// Threads that compute; default: one per core, or OCELLI_THREADS
     #[arg(short = 't', long, global = true, value_name = "N", help_heading = "Global options")]

@@ -237,7 +237,7 @@ mod tests {
         }
         let at = |name: &str| root.join(name).display().to_string();
         let all = ["a.jpg", "b/0.svg", "b/1.gif", "c.PNG"].map(at);
-        assert_eq!(walk(&[root.clone()]), all);
+        assert_eq!(walk(std::slice::from_ref(&root)), all);
         assert_eq!(walk(&[root.join("*.??g")]), [at("a.jpg")]);
         assert_eq!(
             walk(&[root.join("**/*.svg"), root.join("a.jpg")]),

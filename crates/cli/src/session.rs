@@ -64,10 +64,10 @@ impl Source {
         let class_names = class_names(&self.dir().join("config.json"));
         let reader = match self.files.family() {
             Family::TransformersClip | Family::OpenClip | Family::OpenAiClip => {
-                Reader::Clip(self.files.tokenizer()?)
+                Reader::Clip(Box::new(self.files.tokenizer()?))
             }
             Family::Ocelli if self.files.context_length().is_ok() => {
-                Reader::Clip(self.files.tokenizer()?)
+                Reader::Clip(Box::new(self.files.tokenizer()?))
             }
             Family::Bert => {
                 Reader::Bert(self.files.bert_tokenizer()?, self.files.context_length()?)
@@ -97,7 +97,7 @@ pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure>
 
 /// Turns texts into ids.
 pub(crate) enum Tokenizer {
-    Clip(ClipTokenizer),
+    Clip(Box<ClipTokenizer>),
     Bert(BertTokenizer),
 }
 
@@ -115,14 +115,16 @@ pub(crate) fn tokenizer(
             let Some(dir) = dir else { return Err(failure) };
             let behaviour = behaviour.unwrap_or(Behaviour::OpenAi);
             let tokenizer = ocelli_models::tokenizer(dir, behaviour)?;
-            return Ok((Tokenizer::Clip(tokenizer), CLIP_CONTEXT));
+            return Ok((Tokenizer::Clip(Box::new(tokenizer)), CLIP_CONTEXT));
         }
     };
     let context = source.files.context_length()?;
     let tokenizer = match (source.files.family(), behaviour) {
         (Family::Bert, _) => Tokenizer::Bert(source.files.bert_tokenizer()?),
-        (_, Some(behaviour)) => Tokenizer::Clip(ocelli_models::tokenizer(source.dir(), behaviour)?),
-        (_, None) => Tokenizer::Clip(source.files.tokenizer()?),
+        (_, Some(behaviour)) => {
+            Tokenizer::Clip(Box::new(ocelli_models::tokenizer(source.dir(), behaviour)?))
+        }
+        (_, None) => Tokenizer::Clip(Box::new(source.files.tokenizer()?)),
     };
     Ok((tokenizer, context))
 }
@@ -169,7 +171,7 @@ fn download_bar(file: &str, size: u64, draw: bool) -> ProgressBar {
 /// How a model reads text.
 enum Reader {
     None,
-    Clip(ClipTokenizer),
+    Clip(Box<ClipTokenizer>),
     /// With the most tokens of a text.
     Bert(BertTokenizer, usize),
 }

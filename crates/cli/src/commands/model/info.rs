@@ -99,7 +99,7 @@ fn published(shape: &str) -> Result<(Model, Parameters), Failure> {
 }
 
 fn columns_of(pairs: &[(&str, String)]) -> String {
-    pairs.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
+    pairs.iter().fold(String::new(), |text, (name, value)| text + &format!("{name:<11} {value}\n"))
 }
 
 fn described(model: &Model, parameters: &Parameters) -> Result<String, Failure> {
