@@ -9,6 +9,7 @@ pub mod config;
 mod error;
 mod evaluation;
 mod export;
+mod identity;
 mod learner;
 pub mod objective;
 mod optimiser;

@@ -4,6 +4,7 @@ use crate::checkpoint::{Checkpoints, TrainerState, write_atomically, write_json}
 use crate::config::TrainConfig;
 use crate::evaluation::Evaluation;
 use crate::export::export;
+use crate::identity::{check_same_run, environment};
 use crate::optimiser::Optimiser;
 use crate::progress::{Progress, Show};
 use crate::record::Recorder;
@@ -12,8 +13,7 @@ use crate::setup::Setup;
 use crate::step::{check, clamp_temperature, outcome};
 use crate::{Error, Result};
 use ocelli_data::dataset::DataState;
-use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -241,38 +241,4 @@ impl<'a> Trainer<'a> {
         self.progress.line(&format!("the model is in {}", folder.display()));
         Ok(folder)
     }
-}
-
-/// Refuses to go on with a run of another model, other data or another objective.
-fn check_same_run(config: &TrainConfig, recipe: &Path, folder: &Path) -> Result<()> {
-    let Ok(text) = std::fs::read_to_string(recipe) else { return Ok(()) };
-    let old = TrainConfig::parse(&text, &recipe.display().to_string(), &[])?;
-    let differs = [
-        ("model", old.model != config.model),
-        ("data.sources", old.data.sources != config.data.sources),
-        ("freeze", old.freeze != config.freeze),
-        ("train.stage", old.train.stage != config.train.stage),
-        ("train.seed", old.train.seed != config.train.seed),
-        ("optim.name", old.optim.name != config.optim.name),
-    ];
-    match differs.iter().find(|(_, differs)| *differs) {
-        Some((section, _)) => Err(Error::OtherRun { path: folder.to_path_buf(), section }),
-        None => Ok(()),
-    }
-}
-
-/// `env.json`: what else a result may depend on.
-fn environment(config: &TrainConfig, setup: &Setup) -> serde_json::Value {
-    let dataset = setup.loader.dataset();
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "system": std::env::consts::OS,
-        "architecture": std::env::consts::ARCH,
-        "instructions": format!("{:?}", ocelli_kernels::Isa::best()),
-        "threads": ocelli_kernels::pool::threads(),
-        "seed": config.train.seed,
-        "samples": dataset.len(),
-        "classes": setup.class_count,
-        "sources": config.data.sources.iter().map(|s| &s.path).collect::<Vec<_>>(),
-    })
 }

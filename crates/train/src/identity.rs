@@ -1,0 +1,41 @@
+//! What a run is: whether a folder holds the same one, and what else its result may depend on.
+
+use crate::config::TrainConfig;
+use crate::setup::Setup;
+use crate::{Error, Result};
+use serde_json::json;
+use std::path::Path;
+
+/// Refuses to go on with a run of another model, other data or another objective.
+pub(crate) fn check_same_run(config: &TrainConfig, recipe: &Path, folder: &Path) -> Result<()> {
+    let Ok(text) = std::fs::read_to_string(recipe) else { return Ok(()) };
+    let old = TrainConfig::parse(&text, &recipe.display().to_string(), &[])?;
+    let differs = [
+        ("model", old.model != config.model),
+        ("data.sources", old.data.sources != config.data.sources),
+        ("freeze", old.freeze != config.freeze),
+        ("train.stage", old.train.stage != config.train.stage),
+        ("train.seed", old.train.seed != config.train.seed),
+        ("optim.name", old.optim.name != config.optim.name),
+    ];
+    match differs.iter().find(|(_, differs)| *differs) {
+        Some((section, _)) => Err(Error::OtherRun { path: folder.to_path_buf(), section }),
+        None => Ok(()),
+    }
+}
+
+/// `env.json`: what else a result may depend on.
+pub(crate) fn environment(config: &TrainConfig, setup: &Setup) -> serde_json::Value {
+    let dataset = setup.loader.dataset();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "system": std::env::consts::OS,
+        "architecture": std::env::consts::ARCH,
+        "instructions": format!("{:?}", ocelli_kernels::Isa::best()),
+        "threads": ocelli_kernels::pool::threads(),
+        "seed": config.train.seed,
+        "samples": dataset.len(),
+        "classes": setup.class_count,
+        "sources": config.data.sources.iter().map(|s| &s.path).collect::<Vec<_>>(),
+    })
+}
