@@ -184,7 +184,8 @@ fn texts_get_the_ids_and_vectors_of_the_reference() {
         told["texts"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
     let golden = Checkpoint::open(&case.join("golden.safetensors")).unwrap();
 
-    let input: String = texts.iter().map(|text| format!("{}\n", json!({"text": text}))).collect();
+    let rows: Vec<String> = texts.iter().map(|text| json!({"text": text}).to_string()).collect();
+    let input = rows.join("\n") + "\n";
     let (code, out, _) = run_with(&["tokenize", "-m", CLIP], &input);
     assert_eq!(code, 0);
     let ids = golden.read_i64("in/input_ids").unwrap();
