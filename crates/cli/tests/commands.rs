@@ -302,6 +302,21 @@ fn wrong_lines_for_the_tokenizer_are_named() {
 }
 
 #[test]
+fn without_a_model_the_built_in_one_answers() {
+    let photo = format!("{PHOTOS}/flower_96x64.png");
+    let (code, out, err) = run(&["classify", "--labels", "flower,cat", "--jsonl", &photo]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(lines(&out)[0]["labels"].as_array().unwrap().len(), 2);
+    let (code, out, _) = run(&["model", "info"]);
+    assert!(code == 0 && out.contains("inside this program"), "{out}");
+    let (code, out, _) = run(&["embed", "--text", "a flower"]);
+    let embedding = &lines(&out)[0]["embedding"];
+    let length: f64 =
+        embedding.as_array().unwrap().iter().map(|v| v.as_f64().unwrap().powi(2)).sum();
+    assert!(code == 0 && (length - 1.0).abs() < 1e-5, "{length}");
+}
+
+#[test]
 fn a_reader_that_has_enough_is_no_error() {
     let mut child = ocelli(&["completions", "bash"]).spawn().unwrap();
     drop(child.stdout.take());

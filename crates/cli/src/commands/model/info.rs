@@ -11,7 +11,7 @@ use ocelli_models::systems::clip::{Clip, ClipConfig};
 use ocelli_models::vision::vit::{Vit, VitConfig};
 use ocelli_nn::checkpoint::Checkpoint;
 use ocelli_nn::{Builder, Parameters};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Show the parts of a model, their sizes, and what a picture costs
 #[derive(clap::Args)]
@@ -47,28 +47,31 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let opened = &session.opened;
     let path = &opened.path;
     let kind = format!("{} ({})", opened.model.kind(), opened.family.name());
-    let files: Vec<String> = weight_files(path)?
-        .iter()
-        .map(|file| {
-            let size = file.metadata().map_or(0, |m| m.len());
-            format!("{} ({})", file.display(), bytes(size))
-        })
-        .collect();
-    out.text(&columns_of(&[("model", kind), ("weights", files.join(", "))]))?;
+    let weights = if args.is_builtin() { "inside this program".to_owned() } else { files(path)? };
+    out.text(&columns_of(&[("model", kind), ("weights", weights)]))?;
     out.text(&described(&opened.model, &opened.parameters)?)?;
     out.flush()
 }
 
-/// The files that hold the tensors, each once.
-fn weight_files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+impl Args {
+    /// Whether no model was named, so that the built-in one is meant.
+    fn is_builtin(&self) -> bool {
+        self.path.is_none() && self.model.model.is_none()
+    }
+}
+
+/// The files that hold the tensors, each once, with their sizes.
+fn files(path: &Path) -> Result<String, Failure> {
     let checkpoint = Checkpoint::open(path)?;
-    let mut files: Vec<PathBuf> = checkpoint
-        .names()
-        .filter_map(|name| checkpoint.file_of(name).map(Path::to_owned))
-        .collect();
-    files.sort();
+    let mut files: Vec<&Path> =
+        checkpoint.names().filter_map(|name| checkpoint.file_of(name)).collect();
+    files.sort_unstable();
     files.dedup();
-    Ok(files)
+    let told = |file: &&Path| {
+        let size = file.metadata().map_or(0, |m| m.len());
+        format!("{} ({})", file.display(), bytes(size))
+    };
+    Ok(files.iter().map(told).collect::<Vec<_>>().join(", "))
 }
 
 /// A model of a published size whose weights are all 0.
