@@ -9,8 +9,9 @@ use std::path::PathBuf;
 #[allow(clippy::struct_excessive_bools)] // Flags are what they are.
 pub(crate) struct Global {
     /// Threads that compute; default: one per core, or OCELLI_THREADS
-    #[arg(short = 't', long, global = true, value_name = "N", help_heading = "Global options")]
-    pub(crate) threads: Option<usize>,
+    #[arg(short = 't', long, global = true, value_name = "N", help_heading = "Global options",
+        value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
     /// Say nothing but results and errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
     pub(crate) quiet: bool,

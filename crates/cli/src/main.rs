@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     let arguments = std::env::args_os().map(|a| if a == "-hf" { "--model".into() } else { a });
     let Cli { global, command } = Cli::parse_from(arguments);
     if let Some(threads) = global.threads {
-        ocelli_kernels::pool::set_threads(threads);
+        ocelli_kernels::pool::set_threads(usize::from(threads));
     }
     let done = match command {
         Command::Classify(args) => commands::classify::run(&global, &args),

@@ -65,6 +65,8 @@ pub enum LoadError {
     Checkpoint(#[from] checkpoint::Error),
 }
 
+/// Values of the largest parameter that is made without a checkpoint: 16 GiB.
+const MOST_ELEMENTS: usize = 1 << 32;
 /// Names of one kind that a message lists before it only counts.
 const LISTED: usize = 20;
 
@@ -164,14 +166,18 @@ impl Builder {
         let name = format!("{}{name}", self.path);
         let value = match &self.shared.source {
             Source::Zeros => {
-                let zeros = Untouched(vec![0.0; shape.iter().product()]);
-                Tensor::from_mapped(Arc::new(zeros), shape).ok()
+                let elements = shape.iter().try_fold(1_usize, |n, axis| n.checked_mul(*axis));
+                let elements = elements.filter(|n| *n <= MOST_ELEMENTS);
+                let zeros = elements.map(|n| Arc::new(Untouched(vec![0.0; n])));
+                zeros.and_then(|zeros| Tensor::from_mapped(zeros, shape).ok())
             }
             Source::Random(seed) => Tensor::from_slice(&init.draw(*seed, &name, shape), shape).ok(),
             Source::Checkpoint(checkpoint, names) => self.find(checkpoint, names, &name, shape),
         };
-        let parameter =
-            Parameter::new(name, value.unwrap_or_else(|| Tensor::zeros(shape)), is_buffer);
+        // A stand-in keeps the list of problems growing; it never takes the memory that a wrong
+        // configuration asks for.
+        let stand_in = || Tensor::zeros(&vec![0; shape.len()]);
+        let parameter = Parameter::new(name, value.unwrap_or_else(stand_in), is_buffer);
         self.shared.made.borrow_mut().push(parameter.clone());
         parameter
     }

@@ -98,7 +98,13 @@ impl ClipTokenizer {
             let name = vocab.display().to_string();
             return from_vocab(&vocab_json, &merges, &name, &names, behaviour);
         }
+        let merge_file = path.join("bpe_simple_vocab_16e6.txt.gz");
         let tokenizer = path.join("tokenizer.json");
+        if !tokenizer.is_file()
+            && let Some(bytes) = read_if_present(&merge_file)?
+        {
+            return Self::from_merge_file(&bytes, &merge_file.display().to_string(), behaviour);
+        }
         let name = tokenizer.display().to_string();
         from_tokenizer_json(&read_file(&tokenizer)?, &name, &names, behaviour)
     }

@@ -26,7 +26,7 @@ pub(super) fn transformers(config: &Value, file: &Path) -> Result<BertConfig> {
         context_length: f.size("max_position_embeddings", Some(512))?,
         token_types: f.size("type_vocab_size", Some(2))?,
         width,
-        depth: f.size("num_hidden_layers", Some(12))?,
+        depth: f.blocks("num_hidden_layers", Some(12))?,
         heads: f.heads("num_attention_heads", width, Some(12))?,
         mlp_dim: f.size("intermediate_size", Some(4 * width))?,
         norm_eps: f.number("layer_norm_eps", 1e-12)? as f32,

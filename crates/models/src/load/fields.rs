@@ -42,6 +42,15 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// A number of blocks, at most 1,000.
+    pub(super) fn blocks(&self, field: &str, default: Option<usize>) -> Result<usize> {
+        let blocks = self.size(field, default)?;
+        if blocks > 1000 {
+            return Err(self.error(field, format!("expected at most 1000 blocks, got {blocks}")));
+        }
+        Ok(blocks)
+    }
+
     /// One size for both sides, or `[height, width]`.
     pub(super) fn sides(&self, field: &str, default: usize) -> Result<(usize, usize)> {
         let side = |v: &Value| v.as_u64().filter(|n| (1..=1 << 14).contains(n)).map(|n| n as usize);

@@ -48,7 +48,10 @@ fn in_directory(dir: &Path) -> Result<PathBuf> {
     let mut names = Vec::new();
     for item in fs::read_dir(dir).map_err(io)? {
         let name = PathBuf::from(item.map_err(io)?.file_name());
-        if dir.join(&name).is_file() {
+        // Stored results and moments of optimisers lie beside weights and are none.
+        let is_other =
+            ["golden.safetensors", "optimizer.safetensors"].iter().any(|o| name == Path::new(o));
+        if !is_other && dir.join(&name).is_file() {
             names.push(name);
         }
     }

@@ -7,6 +7,7 @@ mod gradients;
 mod vit;
 
 use crate::failure::Failure;
+use crate::output::Output;
 use case::Case;
 use ocelli_models::{Family, Files, HeadCounts, Model, Opened};
 use ocelli_tensor::Tensor;
@@ -100,11 +101,18 @@ fn limits(name: &str) -> (f32, f32) {
 }
 
 /// Prints the table and counts the failures.
-#[allow(clippy::print_stdout)] // The table is the command's result.
 fn print(case: &Case, computed: &Computed) -> Result<usize, Failure> {
+    let mut out = Output::new();
     let expected = case.expected();
+    if expected.is_empty() {
+        let what = "golden.safetensors: no out/*, grad/*, adamw/* or gen/* to compare with";
+        return Err(Failure::input(what));
+    }
     let width = expected.iter().map(String::len).max().unwrap_or(0).max(4);
-    println!("{:width$}  {:>18}  {:>9}  {:>9}  {:>15}", "name", "shape", "abs", "rel", "limit");
+    out.text(&format!(
+        "{:width$}  {:>18}  {:>9}  {:>9}  {:>15}\n",
+        "name", "shape", "abs", "rel", "limit"
+    ))?;
     let (mut failed, mut ok, mut skipped) = (0, 0, 0);
     for name in &expected {
         let shape = format!("{:?}", case.shape(name));
@@ -113,10 +121,10 @@ fn print(case: &Case, computed: &Computed) -> Result<usize, Failure> {
                 skipped += 1;
             } else {
                 failed += 1;
-                println!(
-                    "{name:width$}  {shape:>18}  {:>9}  {:>9}  {:>15}  FAIL not computed",
+                out.text(&format!(
+                    "{name:width$}  {shape:>18}  {:>9}  {:>9}  {:>15}  FAIL not computed\n",
                     "", "", ""
-                );
+                ))?;
             }
             continue;
         };
@@ -139,8 +147,11 @@ fn print(case: &Case, computed: &Computed) -> Result<usize, Failure> {
         };
         ok += usize::from(good);
         failed += usize::from(!good);
-        println!("{name:width$}  {shape:>18}  {abs:>9.1e}  {rel:>9.1e}  {limit:>15}  {verdict}");
+        out.text(&format!(
+            "{name:width$}  {shape:>18}  {abs:>9.1e}  {rel:>9.1e}  {limit:>15}  {verdict}\n"
+        ))?;
     }
-    println!("{ok} ok, {failed} failed, {skipped} inner results not compared");
+    out.text(&format!("{ok} ok, {failed} failed, {skipped} inner results not compared\n"))?;
+    out.flush()?;
     Ok(failed)
 }

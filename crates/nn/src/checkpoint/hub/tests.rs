@@ -139,14 +139,14 @@ mod download {
                 log.lock().unwrap().push(format!("{method} {target} {from}"));
                 let (head, body) = answer(&target, from, &endpoint);
                 let length = body.len();
-                write!(
-                    stream,
-                    "HTTP/1.1 {head}content-length: {length}\r\nconnection: close\r\n\r\n"
-                )
-                .unwrap();
+                let mut all =
+                    format!("HTTP/1.1 {head}content-length: {length}\r\nconnection: close\r\n\r\n")
+                        .into_bytes();
                 if method == "GET" {
-                    stream.write_all(&body).unwrap();
+                    all.extend(body);
                 }
+                // A client that has read what it needs may hang up first.
+                let _ = stream.write_all(&all);
             }
         });
         (address, asked)
