@@ -13,14 +13,12 @@
 
 mod backward;
 mod columns;
-mod patchify;
 pub mod reference;
 mod standardise;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use backward::{grad_bias, grad_input, grad_weight};
-pub use patchify::{patchify_backward, patchify_forward, patchify_grad_pixels};
 pub use standardise::{standardise_backward, standardise_forward};
 
 use crate::activation::Activation;
