@@ -138,18 +138,6 @@ impl<T: Copy + std::fmt::Debug> std::fmt::Debug for Buffer<T> {
     }
 }
 
-/// Gives all waiting memory back to the system, for example after loading.
-pub fn release_free_memory() {
-    let Ok(mut free) = FREE.lock() else { return };
-    for (bytes, list) in free.lists.take().unwrap_or_default() {
-        for address in list {
-            // SAFETY: allocated with this layout, and no longer in any list.
-            unsafe { dealloc(address as *mut u8, Buffer::<u8>::layout(bytes)) }
-        }
-    }
-    free.bytes = 0;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

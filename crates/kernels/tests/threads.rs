@@ -3,7 +3,6 @@
 //! The pool takes its size once per process, so this program runs itself with other sizes.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
-use ocelli_kernels::activation::Activation;
 use ocelli_kernels::batch_norm::{self, Affine, BatchNorm, Gradients, Statistics};
 use ocelli_kernels::conv2d::{self, Conv2d, Padding};
 use ocelli_kernels::group_norm::{self, GroupNorm};
@@ -43,7 +42,7 @@ fn digest() -> u64 {
         };
         let (x, w) = (values(conv.input_len(), 1), values(130 * conv.fan_in(), 2));
         let (mut y, g) = (vec![0.0; conv.output_len()], values(conv.output_len(), 3));
-        conv2d::forward(&conv, &x, &w, None, Activation::Relu, &mut y);
+        conv2d::forward(&conv, &x, &w, None, &mut y);
         let (mut dx, mut dw, mut db) = (x.clone(), w.clone(), vec![0.0; 130]);
         conv2d::grad_input(&conv, &w, &g, &mut dx);
         conv2d::grad_weight(&conv, &x, &g, &mut dw);

@@ -5,7 +5,6 @@
 
 use super::columns::{Block, Layout, SLACK};
 use super::{Conv2d, DEPTH, Padding, forward_for, pad_all};
-use crate::activation::Activation;
 use crate::batch_norm::plane::sum;
 use crate::buffer::Buffer;
 use crate::gemm::{Panel, Tail, pack_row_major, pack_transposed, panel_fn, panel_width};
@@ -90,7 +89,7 @@ pub(super) fn grad_input_for(
         } else {
             turn(conv, weight, &mut filters);
         }
-        return forward_for(isa, &turned, grad_out, &filters, None, Activation::None, grad_input);
+        return forward_for(isa, &turned, grad_out, &filters, None, grad_input);
     }
     let (fan_in, patches, filters) = (conv.fan_in(), conv.patches(), conv.out_channels);
     let width = panel_width(isa);

@@ -1,8 +1,8 @@
 //! Two-dimensional convolution over pictures `[batch, channels, img_h, img_w]`.
 //!
 //! ```text
-//! out[n, o, y, x] = act(bias[o] + sum over c, i, j of
-//!                   weight[o, c, i, j] * pixels[n, c, y * stride_h + i - top, x * stride_w + j - left])
+//! out[n, o, y, x] = bias[o] + sum over c, i, j of
+//!                   weight[o, c, i, j] * pixels[n, c, y * stride_h + i - top, x * stride_w + j - left]
 //! ```
 //!
 //! As in every framework this is a correlation: the kernel is not flipped. A task takes up to 64
@@ -21,7 +21,6 @@ pub(crate) mod tests;
 pub use backward::{grad_bias, grad_input, grad_weight};
 pub use standardise::{standardise_backward, standardise_forward};
 
-use crate::activation::Activation;
 use crate::buffer::Buffer;
 use crate::gemm::{Panel, Tail, pack_row_major, panel_fn, panel_width};
 use crate::pool::{Shared, parallel_for, threads};
@@ -177,7 +176,7 @@ fn pad_all(conv: &Conv2d, layout: &Layout, pixels: &[f32]) -> Buffer<f32> {
     padded
 }
 
-/// `out = activation(conv(pixels, weight) + bias)`; `pixels` `[batch, in_channels, img_h, img_w]`,
+/// `out = conv(pixels, weight) + bias`; `pixels` `[batch, in_channels, img_h, img_w]`,
 /// `out` `[batch, out_channels, grid_h, grid_w]`.
 ///
 /// # Panics
@@ -187,10 +186,9 @@ pub fn forward(
     pixels: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
-    activation: Activation,
     out: &mut [f32],
 ) {
-    forward_for(Isa::best(), conv, pixels, weight, bias, activation, out);
+    forward_for(Isa::best(), conv, pixels, weight, bias, out);
 }
 
 fn forward_for(
@@ -199,7 +197,6 @@ fn forward_for(
     pixels: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
-    activation: Activation,
     out: &mut [f32],
 ) {
     conv.check(pixels.len(), weight.len(), out.len());
@@ -269,7 +266,6 @@ fn forward_for(
                     tail: if k + depth == fan_in {
                         Tail {
                             row_bias: bias.map_or(std::ptr::null(), |b| b.as_ptr().add(filter)),
-                            activation,
                             ..plain
                         }
                     } else {

@@ -2,7 +2,6 @@
 
 use crate::{Error, Result, Shape, Tensor};
 use ocelli_kernels::Buffer;
-use ocelli_kernels::activation::Activation;
 use ocelli_kernels::conv2d::{self, Conv2d, Padding};
 
 /// What lies around a picture.
@@ -87,7 +86,7 @@ impl Tensor {
         };
         let mut out = Buffer::uninit(conv.output_len());
         let (x, w, b) = (self.values(), weight.values(), bias.map(Tensor::values));
-        conv2d::forward(&conv, x, w, b, Activation::None, &mut out);
+        conv2d::forward(&conv, x, w, b, &mut out);
         let out = Tensor::new(out, [batch, out_channels, conv.grid_h(), conv.grid_w()]);
 
         let (x_edge, w_edge, b_edge) = (self.edge(), weight.edge(), bias.map(Tensor::edge));
