@@ -11,7 +11,6 @@ mod batches;
 mod classes;
 mod config;
 mod draw;
-mod drawing;
 mod error;
 mod fields;
 mod folder;

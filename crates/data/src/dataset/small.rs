@@ -1,7 +1,9 @@
 //! Pictures on their way to training: decoded once, small, kept in memory as bytes.
 
-use super::drawing;
-use crate::image::{Filter, Format, Limits, Picture, PictureError, Pixels, Window, decode, resize};
+use crate::image::{
+    Filter, Format, Limits, Picture, PictureError, Pixels, Window, decode, render_transparent,
+    resize,
+};
 
 /// Longer side in pixels of an SVG when pictures are not made small.
 const DRAWN_SIDE: usize = 512;
@@ -27,7 +29,9 @@ impl Small {
     /// other pictures are shrunk to it if they are larger.
     pub(super) fn decode(bytes: &[u8], side: Option<usize>) -> Result<Self, PictureError> {
         if Format::of(bytes)? == Format::Svg {
-            return drawing::draw(bytes, side.unwrap_or(DRAWN_SIDE));
+            let side = side.unwrap_or(DRAWN_SIDE);
+            let (width, height, bytes) = render_transparent(bytes, side)?;
+            return Ok(Self::transparent(width, height, bytes));
         }
         let picture = decode(bytes, &Limits::default())?;
         let small = Self::from_picture(&picture);

@@ -38,3 +38,4 @@ pub use picture::{Orientation, Picture, Pixels, RgbImage};
 pub use processor::{Crop, Order, Processor, Resize, Rounding};
 pub use resize::{Filter, Window, resize};
 pub use svg::render as render_svg;
+pub(crate) use svg::render_transparent;

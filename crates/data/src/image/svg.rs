@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Longer side in pixels of an SVG that is decoded like any other picture.
-const DECODED_SIDE: f32 = 512.0;
+const DECODED_SIDE: usize = 512;
 
 /// Whether the text before the first element looks like SVG.
 pub(super) fn is_svg(bytes: &[u8]) -> bool {
@@ -25,11 +25,22 @@ pub(super) fn is_svg(bytes: &[u8]) -> bool {
 /// Draws an SVG at its own aspect, the longer side 512 pixels, on white.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureError> {
     let tree = parse(bytes)?;
-    let size = tree.size();
-    let scale = DECODED_SIDE / size.width().max(size.height());
-    let side = |length: f32| (length * scale).round().max(1.0) as usize;
-    let (width, height) = (side(size.width()), side(size.height()));
+    let (width, height) = size_for(&tree, DECODED_SIDE);
     draw(&tree, width, height, [255; 3], limits).map(Picture::from)
+}
+
+/// Draws an SVG at its own aspect, the longer side `side` pixels, on nothing. Returns width, height
+/// and `[height, width, 4]`, the colours multiplied by alpha.
+pub(crate) fn render_transparent(
+    bytes: &[u8],
+    side: usize,
+) -> Result<(usize, usize, Vec<u8>), PictureError> {
+    let tree = parse(bytes)?;
+    let (width, height) = size_for(&tree, side);
+    let size = tree.size();
+    let place = Transform::from_scale(width as f32 / size.width(), height as f32 / size.height());
+    let canvas = paint(&tree, width, height, Color::TRANSPARENT, place)?;
+    Ok((width, height, canvas.take()))
 }
 
 /// Draws an SVG into `width` x `height` pixels of `background`: as large as fits without changing
@@ -59,6 +70,14 @@ fn parse(bytes: &[u8]) -> Result<Tree, PictureError> {
         .map_err(|e| PictureError::Malformed { format: Format::Svg, reason: e.to_string() })
 }
 
+/// Width and height in pixels at the drawing's own aspect, the longer one `side`.
+fn size_for(tree: &Tree, side: usize) -> (usize, usize) {
+    let size = tree.size();
+    let scale = side as f32 / size.width().max(size.height());
+    let length = |length: f32| (length * scale).round().clamp(1.0, side as f32) as usize;
+    (length(size.width()), length(size.height()))
+}
+
 fn draw(
     tree: &Tree,
     width: usize,
@@ -67,22 +86,34 @@ fn draw(
     limits: &Limits,
 ) -> Result<RgbImage, PictureError> {
     limits.check(Format::Svg, width, height)?;
-    let mut canvas = u32::try_from(width)
-        .ok()
-        .zip(u32::try_from(height).ok())
-        .and_then(|(width, height)| Pixmap::new(width, height))
-        .ok_or(PictureError::NoPixels { width, height })?;
-    let [red, green, blue] = background;
-    canvas.fill(Color::from_rgba8(red, green, blue, 255));
     let size = tree.size();
     let scale = (width as f32 / size.width()).min(height as f32 / size.height());
     let left = (width as f32 - size.width() * scale) / 2.0;
     let top = (height as f32 - size.height() * scale) / 2.0;
     let place = Transform::from_scale(scale, scale).post_translate(left, top);
-    ::resvg::render(tree, place, &mut canvas.as_mut());
+    let [red, green, blue] = background;
+    let canvas = paint(tree, width, height, Color::from_rgba8(red, green, blue, 255), place)?;
     // The canvas is opaque, so premultiplied and straight colours are the same.
     let bytes = canvas.data().chunks_exact(4).flat_map(|v| [v[0], v[1], v[2]]).collect();
     Ok(RgbImage::from_parts(width, height, bytes))
+}
+
+/// A canvas of one colour with the drawing on it.
+fn paint(
+    tree: &Tree,
+    width: usize,
+    height: usize,
+    background: Color,
+    place: Transform,
+) -> Result<Pixmap, PictureError> {
+    let mut canvas = u32::try_from(width)
+        .ok()
+        .zip(u32::try_from(height).ok())
+        .and_then(|(width, height)| Pixmap::new(width, height))
+        .ok_or(PictureError::NoPixels { width, height })?;
+    canvas.fill(background);
+    ::resvg::render(tree, place, &mut canvas.as_mut());
+    Ok(canvas)
 }
 
 #[cfg(test)]
@@ -103,11 +134,20 @@ mod tests {
     }
 
     #[test]
+    fn transparency_is_kept() {
+        let (width, height, bytes) = render_transparent(HALF_RED, 8).expect("a sound SVG");
+        assert_eq!((width, height), (8, 4));
+        assert_eq!((&bytes[12..16], &bytes[16..20]), (&[255, 0, 0, 255][..], &[0; 4][..]));
+    }
+
+    #[test]
     fn other_files_are_not_read() {
         let linked = br#"<svg xmlns="http://www.w3.org/2000/svg" width="4" height="4">
             <image href="/etc/hostname" width="4" height="4"/></svg>"#;
         let image = render(linked, 4, 4, [9; 3]).expect("a sound SVG");
         assert_eq!(image.bytes(), [9; 48]);
+        let (_, _, bytes) = render_transparent(linked, 4).expect("a sound SVG");
+        assert_eq!(bytes, [0; 64]);
     }
 
     #[test]
