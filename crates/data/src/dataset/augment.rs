@@ -12,7 +12,7 @@ use super::{
     error::{DatasetError, Result},
     small::Small,
 };
-use crate::image::{Filter, RandomResizedCrop};
+use crate::image::RandomResizedCrop;
 
 /// Weights of red, green and blue in the luma of BT.601.
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
@@ -151,10 +151,8 @@ impl AugmentConfig {
         let left = draw.below(canvas_width - width + 1);
         let top = draw.below(canvas_height - height + 1);
         let crop = RandomResizedCrop {
-            size: 0,
             scale: (self.scale[0], self.scale[1]),
             ratio: (self.ratio[0], self.ratio[1]),
-            filter: Filter::Bilinear,
         };
         let window = crop.window(canvas_width, canvas_height, &mut draw.0);
         [(window.x, left), (window.y, top)].map(|(range, before)| Stretch {

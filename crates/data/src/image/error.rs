@@ -93,16 +93,6 @@ pub enum PictureError {
         /// In pixels.
         to_height: u64,
     },
-    /// The slice for the result has another length than the result.
-    #[error(
-        "preprocessing writes {expected} values, the slice holds {got}: allocate 3 * height * width"
-    )]
-    Output {
-        /// Values to write.
-        expected: usize,
-        /// Length of the slice.
-        got: usize,
-    },
     /// A preprocessing file is not JSON.
     #[error("{file} is not valid JSON ({reason}): copy the file of the published model")]
     Json {

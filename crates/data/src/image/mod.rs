@@ -1,4 +1,4 @@
-//! Pictures: decoding, resampling, preprocessing and training-time augmentation.
+//! Pictures: decoding, resampling, preprocessing and the random crop of training.
 //!
 //! The yardstick is what the published models were fed: Pillow's decoders, colour conversions and
 //! integer resampling, byte for byte. Only JPEG and lossy WebP decoding may differ from it, by less
@@ -31,7 +31,7 @@ mod raster;
 mod resize;
 mod svg;
 
-pub use augment::{Augment, ColorJitter, RandomResizedCrop};
+pub(crate) use augment::RandomResizedCrop;
 pub use decode::{Format, Limits, decode, open};
 pub use error::PictureError;
 pub use picture::{Orientation, Picture, Pixels, RgbImage};

@@ -243,11 +243,6 @@ impl RgbImage {
         &self.bytes
     }
 
-    /// `[height, width, 3]`, to change in place.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-
     /// `[height, width, 3]`, without a copy.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes

@@ -149,21 +149,6 @@ impl Processor {
         Ok(out)
     }
 
-    /// The numbers a model reads, `[3, height, width]`, into a slice of exactly that length: a place
-    /// in a batch.
-    ///
-    /// # Errors
-    /// As [`Processor::size_for`], and when the slice has another length.
-    pub fn pixels_into(&self, picture: &Picture, out: &mut [f32]) -> Result<(), PictureError> {
-        let plan = self.plan(picture.width(), picture.height())?;
-        let (expected, got) = (plan.values(), out.len());
-        if expected != got {
-            return Err(PictureError::Output { expected, got });
-        }
-        self.write(picture, &plan, &self.table(), out);
-        Ok(())
-    }
-
     /// The number of each byte value in each channel.
     fn table(&self) -> [[f32; 256]; 3] {
         std::array::from_fn(|c| {

@@ -46,32 +46,22 @@ impl Filter {
     }
 }
 
-/// A rectangle of interleaved bytes inside a larger picture.
+/// Interleaved bytes of a picture.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct View<'a> {
+struct View<'a> {
     bytes: &'a [u8],
-    /// Bytes from one row to the next.
-    stride: usize,
     width: usize,
     height: usize,
 }
 
 impl<'a> View<'a> {
-    /// The whole picture.
-    pub(super) fn new(bytes: &'a [u8], width: usize, height: usize, channels: usize) -> Self {
+    fn new(bytes: &'a [u8], width: usize, height: usize, channels: usize) -> Self {
         debug_assert_eq!(bytes.len(), width * height * channels);
-        Self { bytes, stride: width * channels, width, height }
-    }
-
-    /// The part of it inside `window`, which must lie within.
-    pub(super) fn part(self, window: &Window, channels: usize) -> Self {
-        let at = window.y.start * self.stride + window.x.start * channels;
-        let bytes = &self.bytes[at..];
-        Self { bytes, width: window.x.len(), height: window.y.len(), ..self }
+        Self { bytes, width, height }
     }
 
     fn row(&self, y: usize, channels: usize) -> &'a [u8] {
-        &self.bytes[y * self.stride..][..self.width * channels]
+        &self.bytes[y * self.width * channels..][..self.width * channels]
     }
 }
 
@@ -106,17 +96,8 @@ pub fn resize(
     window: &Window,
 ) -> Vec<u8> {
     assert_eq!(bytes.len(), width * height * channels, "one byte per channel of each pixel");
-    resample(View::new(bytes, width, height, channels), channels, size, filter, window)
-}
-
-pub(super) fn resample(
-    view: View<'_>,
-    channels: usize,
-    size: (usize, usize),
-    filter: Filter,
-    window: &Window,
-) -> Vec<u8> {
-    assert!(view.width > 0 && view.height > 0 && size.0 > 0 && size.1 > 0, "no side is 0");
+    let view = View::new(bytes, width, height, channels);
+    assert!(width > 0 && height > 0 && size.0 > 0 && size.1 > 0, "no side is 0");
     assert!(window.x.end <= size.0 && window.y.end <= size.1, "the window lies in the result");
     match channels {
         1 => resample_channels::<1>(view, size, filter, window),
