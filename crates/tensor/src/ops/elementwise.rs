@@ -73,8 +73,7 @@ impl Tensor {
         }))
     }
 
-    /// Each row of the last axis times `gains[width]`, plus `residual` of this shape: the layer
-    /// scale of a residual branch (Touvron et al. 2021, arXiv:2103.17239, §2).
+    /// Each row of the last axis times `gains[width]`: the layer scale of a residual branch (Touvron et al. 2021, arXiv:2103.17239, §2).
     ///
     /// # Errors
     /// If shapes do not fit.
