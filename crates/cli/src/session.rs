@@ -204,6 +204,7 @@ impl Session {
         let head = match &self.opened.model {
             Model::Vit(vit) => vit.config().head,
             Model::Hybrid(hybrid) => hybrid.vit.config().head,
+            Model::LocalVit(vit) => Head::Classes(vit.config().classes),
             Model::Clip(_) | Model::Bert(_) => Head::None,
         };
         let (Head::Classes(n) | Head::AverageClasses(n)) = head else { return None };
@@ -216,6 +217,7 @@ impl Session {
         Ok(match &self.opened.model {
             Model::Vit(vit) => vit.forward(pixels)?,
             Model::Hybrid(hybrid) => hybrid.forward(pixels)?,
+            Model::LocalVit(vit) => vit.forward(pixels)?,
             Model::Clip(_) | Model::Bert(_) => {
                 return Err(self.unsuitable("classification without labels", "a ViT with classes"));
             }
@@ -230,6 +232,7 @@ impl Session {
                 let map = hybrid.backbone.forward(pixels)?;
                 hybrid.vit.pool(&hybrid.vit.features(&map)?)?
             }
+            Model::LocalVit(vit) => vit.pool(&vit.features(pixels)?)?,
             Model::Clip(clip) => clip.encode_image(pixels)?,
             Model::Bert(_) => return Err(self.unsuitable("seeing", "a ViT or a CLIP")),
         };

@@ -3,14 +3,16 @@
 //! ```text
 //! vision/    pixels -> image tokens
 //! language/  tokens -> features
-//! systems/   what composes them: CLIP
+//! systems/   what composes them: CLIP, LiT
 //! ```
 
 mod error;
 pub mod language;
 mod load;
+mod pass;
 pub mod systems;
 pub mod vision;
 
 pub use error::{Error, Result};
 pub use load::{Family, Files, HeadCounts, Model, Opened, tokenizer};
+pub use pass::Pass;

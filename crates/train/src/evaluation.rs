@@ -9,7 +9,7 @@ use ocelli_data::dataset::{
 };
 use ocelli_data::text::{ClassNames, Ensemble, Language, templates};
 use ocelli_eval::{Accuracy, ZeroShot, classifier, recall_at};
-use ocelli_models::Model;
+use ocelli_models::{Model, Pass};
 use ocelli_tensor::{Targets, Tensor, no_grad};
 use std::sync::Arc;
 
@@ -120,10 +120,10 @@ impl Evaluation {
                     ("text_to_image_r5", t5),
                 ])
             }
-            (_, Model::Vit(vit), _) => {
+            (_, Model::Vit(_) | Model::Hybrid(_) | Model::LocalVit(_), _) => {
                 let (mut accuracy, mut loss) = (Accuracy::default(), 0.0);
                 self.each(|batch| {
-                    let logits = vit.forward(&pixels_of(batch)?)?;
+                    let logits = learner.logits(&pixels_of(batch)?, Pass::default())?;
                     let targets = Targets::Classes(batch.labels[..].into(), 0.0);
                     let mean = logits.cross_entropy(&targets)?.item()?;
                     loss += f64::from(mean) * batch.labels.len() as f64;

@@ -1,16 +1,20 @@
 //! The model of a run: built at random or from a checkpoint, with what its pictures go through.
 
 use crate::config::{Family, ModelConfig, ResNetSizes, TextSizes, VisionSizes};
+use crate::parts::Part;
 use crate::{Error, Result};
 use ocelli_data::image::Processor;
 use ocelli_models::language::clip_text::{ClipTextConfig, EndToken};
 use ocelli_models::systems::clip::{Clip, ClipConfig, VisionConfig};
 use ocelli_models::vision::clip_resnet::ModifiedResNetConfig;
 use ocelli_models::vision::clip_vit::ClipVitConfig;
+use ocelli_models::vision::local_vit::{LocalVit, LocalVitConfig, Neighbourhood};
 use ocelli_models::vision::position::PositionRule;
+use ocelli_models::vision::resnet_v2::{HybridVit, HybridVitConfig};
 use ocelli_models::vision::vit::{Head, Vit, VitConfig};
-use ocelli_models::{Files, HeadCounts, Model};
+use ocelli_models::{Files, HeadCounts, Model, Pass};
 use ocelli_nn::{Builder, Parameters};
+use ocelli_tensor::Tensor;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -28,12 +32,17 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// The model that `config` describes, new parameters drawn by `seed`. `classes` and `vocab` are
+    /// The model that `config` describes, new parameters from `builder`. `classes` and `vocab` are
     /// those of the data, for models that need them.
     ///
     /// # Errors
     /// If the sizes are no model, or the checkpoint to start from does not fit.
-    pub fn new(config: &ModelConfig, classes: usize, vocab: usize, seed: u64) -> Result<Self> {
+    pub fn new(
+        config: &ModelConfig,
+        classes: usize,
+        vocab: usize,
+        builder: &Builder,
+    ) -> Result<Self> {
         let (mut start, mut channels) = (None, None);
         if let Some(path) = &config.from {
             let files = Files::find(path, None)?;
@@ -42,11 +51,18 @@ impl Learner {
             start = Some((path, files.open(HeadCounts::default())?));
         }
         let old = start.as_ref().map(|(_, opened)| &opened.model);
-        let builder = Builder::random(seed);
         let model = match config.family {
             Family::Vit => {
                 let mut sizes = match old {
-                    Some(Model::Vit(vit)) => vit.config().clone(),
+                    Some(Model::Vit(vit)) => {
+                        let c = vit.config();
+                        check_variant(config, |name| {
+                            let v = VitConfig::variant(name)?;
+                            let sizes = |c: &VitConfig| (c.width, c.depth, c.patch_size);
+                            Some(sizes(&v) == sizes(c))
+                        })?;
+                        c.clone()
+                    }
                     Some(other) => return Err(unfit_start(other, "a ViT")),
                     None => vit_sizes(config)?,
                 };
@@ -55,11 +71,47 @@ impl Learner {
                     Head::AverageClasses(_) => Head::AverageClasses(classes),
                     _ => Head::Classes(classes),
                 };
-                Model::Vit(Box::new(Vit::new(&sizes, &builder)))
+                Model::Vit(Box::new(Vit::new(&sizes, builder)))
+            }
+            Family::Hybrid => {
+                let mut sizes = match old {
+                    Some(Model::Hybrid(hybrid)) => {
+                        let c = hybrid.config();
+                        check_variant(config, |name| {
+                            let v = HybridVitConfig::variant(name)?;
+                            let sizes = |c: &VitConfig| (c.width, c.depth);
+                            Some(v.backbone == c.backbone && sizes(&v.vit) == sizes(&c.vit))
+                        })?;
+                        c.clone()
+                    }
+                    Some(other) => return Err(unfit_start(other, "a hybrid ViT")),
+                    None => hybrid_sizes(config)?,
+                };
+                set_size(&mut sizes.vit.image_size, 1, config.image_size)?;
+                sizes.vit.head = Head::Classes(classes);
+                Model::Hybrid(Box::new(HybridVit::new(&sizes.backbone, &sizes.vit, builder)))
+            }
+            Family::LocalVit => {
+                let mut sizes = match old {
+                    Some(Model::LocalVit(vit)) => vit.config().clone(),
+                    Some(other) => return Err(unfit_start(other, "a local ViT")),
+                    None => local_vit_sizes(config)?,
+                };
+                set_size(&mut sizes.image_size, sizes.patch_size, config.image_size)?;
+                sizes.classes = classes;
+                Model::LocalVit(Box::new(LocalVit::new(&sizes, builder)))
             }
             Family::Clip => {
                 let mut sizes = match old {
-                    Some(Model::Clip(clip)) => clip.config().clone(),
+                    Some(Model::Clip(clip)) => {
+                        let c = clip.config();
+                        check_variant(config, |name| {
+                            let v = ClipConfig::variant(name)?;
+                            let sizes = |c: &ClipConfig| (c.embed_dim, c.text.width, c.text.depth);
+                            Some(sizes(&v) == sizes(c) && is_same_tower(&v.vision, &c.vision))
+                        })?;
+                        c.clone()
+                    }
                     Some(other) => return Err(unfit_start(other, "a CLIP")),
                     None => clip_sizes(config, vocab)?,
                 };
@@ -71,10 +123,10 @@ impl Learner {
                         resnet.image_size = config.image_size.unwrap_or(resnet.image_size);
                     }
                 }
-                Model::Clip(Box::new(Clip::new(&sizes, &builder)))
+                Model::Clip(Box::new(Clip::new(&sizes, builder)))
             }
         };
-        let parameters = builder.finish()?;
+        let parameters = builder.clone().finish()?;
         if let Some((path, opened)) = &start {
             take_over(&parameters, &model, &opened.parameters, &opened.model, path)?;
         }
@@ -84,6 +136,22 @@ impl Learner {
         let processor = Processor::from_hf_json(&preprocessing.to_string())
             .map_err(|e| Error::Unfit { key: "model.image_size", problem: e.to_string() })?;
         Ok(Self { model, parameters, processor, preprocessing })
+    }
+
+    /// Logits `[batch, classes]` of a classifier for normalised `pixels` `[batch, 3, img_h, img_w]`.
+    ///
+    /// # Errors
+    /// If the size of the pictures does not suit the model, or it is no classifier.
+    pub fn logits(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
+        Ok(match &self.model {
+            Model::Vit(model) => model.forward_by(pixels, pass)?,
+            Model::Hybrid(model) => model.forward_by(pixels, pass)?,
+            Model::LocalVit(model) => model.forward_by(pixels, pass)?,
+            other => {
+                let problem = format!("{} is no classifier", other.kind());
+                return Err(Error::Unfit { key: "model.family", problem });
+            }
+        })
     }
 
     /// Side of the square input, in pixels.
@@ -98,15 +166,23 @@ impl Learner {
             Model::Vit(vit) => {
                 config["family"] = json!("vit");
                 config["vit"] = json!(vit.config());
-                if !classes.is_empty() {
-                    config["labels"] = json!(classes);
-                }
+            }
+            Model::Hybrid(hybrid) => {
+                config["family"] = json!("hybrid");
+                config["hybrid"] = json!(hybrid.config());
+            }
+            Model::LocalVit(vit) => {
+                config["family"] = json!("local_vit");
+                config["local_vit"] = json!(vit.config());
             }
             Model::Clip(clip) => {
                 config["family"] = json!("clip");
                 config["clip"] = json!(clip.config());
             }
             _ => {}
+        }
+        if !classes.is_empty() && !matches!(self.model, Model::Clip(_)) {
+            config["labels"] = json!(classes);
         }
         config
     }
@@ -131,6 +207,31 @@ fn set_size(size: &mut (usize, usize), patch: usize, side: Option<usize>) -> Res
 fn unknown_variant(name: &str, examples: &str) -> Error {
     let problem = format!("{name:?} is no published size; use one like {examples}");
     Error::Unfit { key: "model.variant", problem }
+}
+
+/// A checkpoint to start from must be of the variant that the recipe names beside it, if it does.
+fn check_variant(config: &ModelConfig, fits: impl Fn(&str) -> Option<bool>) -> Result<()> {
+    match config.variant.as_deref().map(|name| (name, fits(name))) {
+        None | Some((_, Some(true))) => Ok(()),
+        Some((name, None)) => Err(unknown_variant(name, "B/16 or ViT-B/32")),
+        Some((name, Some(false))) => {
+            let problem = format!("has other sizes than {name}; change model.variant");
+            Err(Error::Unfit { key: "model.from", problem })
+        }
+    }
+}
+
+/// Whether towers differ in nothing but the size of the input and how it was counted.
+fn is_same_tower(a: &VisionConfig, b: &VisionConfig) -> bool {
+    match (a, b) {
+        (VisionConfig::Vit(a), VisionConfig::Vit(b)) => {
+            (a.patch_size, a.width, a.depth) == (b.patch_size, b.width, b.depth)
+        }
+        (VisionConfig::ResNet(a), VisionConfig::ResNet(b)) => {
+            (a.layers, a.width) == (b.layers, b.width)
+        }
+        _ => false,
+    }
 }
 
 /// The width of a head must be whole.
@@ -172,6 +273,58 @@ fn vit_sizes(config: &ModelConfig) -> Result<VitConfig> {
         has_layer_scale: false,
         position_rule: PositionRule::Timm,
         head: Head::None,
+    })
+}
+
+fn hybrid_sizes(config: &ModelConfig) -> Result<HybridVitConfig> {
+    if let Some(name) = &config.variant {
+        return HybridVitConfig::variant(name).ok_or_else(|| unknown_variant(name, "R50+ViT-B/16"));
+    }
+    let backbone = config.backbone.clone().ok_or_else(|| Error::Unfit {
+        key: "model.backbone",
+        problem: "give the sizes of the ResNet".to_owned(),
+    })?;
+    // The inner channels of a bottleneck are a quarter of its outer ones.
+    let divides = |n: usize, by: usize| n > 0 && by > 0 && n.is_multiple_of(by);
+    let fits = divides(backbone.stem_channels, backbone.groups)
+        && backbone.channels.iter().all(|n| divides(*n, 4 * backbone.groups))
+        && backbone.channels.len() == backbone.layers.len()
+        && !backbone.layers.contains(&0)
+        && (1..=8).contains(&backbone.layers.len());
+    if !fits {
+        let problem = "give as many channels as layers, none of them 0; the groups must divide the                        channels of the stem and a quarter of the others"
+            .to_owned();
+        return Err(Error::Unfit { key: "model.backbone", problem });
+    }
+    let vit = vit_sizes(config)?;
+    if vit.patch_size != 1 {
+        let problem = "a patch of a hybrid is one position of the feature map; set it to 1";
+        let problem = problem.to_owned();
+        return Err(Error::Unfit { key: "model.vision.patch_size", problem });
+    }
+    Ok(HybridVitConfig { backbone, vit })
+}
+
+fn local_vit_sizes(config: &ModelConfig) -> Result<LocalVitConfig> {
+    let VisionSizes { patch_size, width, depth, heads, mlp_dim } = *vision(config)?;
+    check_heads(width, 2 * heads, "model.vision.width")?;
+    let neighbourhood = config.neighbourhood.ok_or_else(|| Error::Unfit {
+        key: "model.neighbourhood",
+        problem: "give it as \"axes\" or { window = 7 }".to_owned(),
+    })?;
+    if matches!(neighbourhood, Neighbourhood::Window(side) if side % 2 == 0) {
+        let problem = "the side of a window must be odd".to_owned();
+        return Err(Error::Unfit { key: "model.neighbourhood", problem });
+    }
+    Ok(LocalVitConfig {
+        image_size: (224, 224),
+        patch_size,
+        width,
+        depth,
+        heads,
+        mlp_dim: mlp_dim.unwrap_or(4 * width),
+        neighbourhood,
+        classes: 0,
     })
 }
 
@@ -234,6 +387,8 @@ fn clip_vit_sizes(sizes: &VisionSizes) -> VisionConfig {
 fn image_size(model: &Model) -> usize {
     match model {
         Model::Vit(vit) => vit.config().image_size.0,
+        Model::Hybrid(hybrid) => hybrid.image_size.0,
+        Model::LocalVit(vit) => vit.config().image_size.0,
         Model::Clip(clip) => clip.config().vision.image_size().0,
         _ => 0,
     }
@@ -241,11 +396,12 @@ fn image_size(model: &Model) -> usize {
 
 /// The table of positions of a Vision Transformer: its rule, the tokens before the patches, the grid.
 fn positions(model: &Model) -> Option<(PositionRule, usize, (usize, usize))> {
+    let of_vit = |c: &VitConfig| {
+        Some((c.position_rule, usize::from(c.has_class_token), c.grid(c.image_size)))
+    };
     match model {
-        Model::Vit(vit) => {
-            let c = vit.config();
-            Some((c.position_rule, usize::from(c.has_class_token), c.grid(c.image_size)))
-        }
+        Model::Vit(vit) => of_vit(vit.config()),
+        Model::Hybrid(hybrid) => of_vit(hybrid.vit.config()),
         Model::Clip(clip) => match &clip.config().vision {
             VisionConfig::Vit(c) => Some((c.position_rule, 1, c.grid(c.image_size))),
             VisionConfig::ResNet(_) => None,
@@ -269,8 +425,10 @@ fn take_over(
         let (expected, found) = (parameter.shape(), old.get(name).map(|p| (p.shape(), p.tensor())));
         match found {
             Some((shape, tensor)) if shape == expected => parameter.replace(&tensor),
-            _ if name.starts_with("head.") => {}
-            Some((_, tensor)) if name == "position" || name == "vision.position" => {
+            _ if Part::of(parameter) == Part::Head => {}
+            Some((_, tensor))
+                if ["position", "vision.position", "vit.position"].contains(&name) =>
+            {
                 let (Some((rule, prefix, from)), Some((_, _, to))) =
                     (positions(old_model), positions(new_model))
                 else {
@@ -294,7 +452,7 @@ fn take_over(
 /// Mean and standard deviation of the channels that published models of a family use.
 fn family_channels(family: Family) -> ([f32; 3], [f32; 3]) {
     match family {
-        Family::Vit => ([0.5; 3], [0.5; 3]),
+        Family::Vit | Family::Hybrid | Family::LocalVit => ([0.5; 3], [0.5; 3]),
         Family::Clip => {
             let published = Processor::openai(224);
             (published.mean, published.std)

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 pub mod config;
+mod cost;
 mod error;
 mod evaluation;
 mod export;
@@ -14,6 +15,7 @@ mod learner;
 pub mod objective;
 mod optimiser;
 mod parts;
+mod plan;
 mod plot;
 mod progress;
 mod record;
@@ -29,9 +31,9 @@ pub use error::{Error, Result};
 pub use learner::Learner;
 pub use optimiser::{Optimiser, Rule};
 pub use parts::{Part, PartTable, rules};
+pub use plan::{DataSize, Plan, plan};
 pub use progress::Show;
 pub use run::{RunOptions, Summary, run};
 pub use schedule::Schedule;
-pub use setup::{Plan, plan};
 pub use tensorboard::EventWriter;
 pub use texts::{Ids, TextEncoder};

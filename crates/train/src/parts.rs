@@ -21,12 +21,15 @@ impl Part {
     const ALL: [Self; 3] = [Self::Vision, Self::Text, Self::Head];
 
     /// The part that a parameter belongs to. Systems name their parts first; a lone ViT is all
-    /// vision but its classifier.
+    /// vision but its classifier, a hybrid as well.
     pub fn of(parameter: &Parameter) -> Self {
         let name = parameter.name();
         if name.starts_with("text.") {
             Self::Text
-        } else if name.starts_with("head.") || name == "logit_scale" {
+        } else if name.starts_with("head.")
+            || name.starts_with("vit.head.")
+            || name == "logit_scale"
+        {
             Self::Head
         } else {
             Self::Vision
@@ -112,7 +115,8 @@ fn is_among_last(
         None => {
             let name = parameter.name();
             let behind = ["norm.", "norm_post.", "projection."];
-            behind.iter().any(|b| name.starts_with(b) || name.contains(&format!(".{b}")))
+            let is_behind = |b: &&str| name.starts_with(*b) || name.contains(&format!(".{b}"));
+            !name.starts_with("backbone.") && behind.iter().any(is_behind)
         }
     })
 }

@@ -7,7 +7,7 @@ use crate::parts::Part;
 use crate::setup::Setup;
 use crate::{Error, Result};
 use ocelli_data::dataset::Batch;
-use ocelli_models::Model;
+use ocelli_models::{Model, Pass};
 use ocelli_nn::layers::NormStatistics;
 use ocelli_tensor::{Targets, Tensor};
 use rand_chacha::ChaCha8Rng;
@@ -25,21 +25,29 @@ pub(crate) fn outcome(
     step: u64,
 ) -> Result<Outcome> {
     let samples = batch.keys.len();
-    let micro = config.micro_batch_size.unwrap_or(config.global_batch_size);
+    let micro = config.micro_batch();
     match (&setup.learner.model, &setup.texts) {
         (Model::Clip(clip), Some(texts)) => {
             let ids = texts.encode(&batch.captions)?;
             let learns = |part| setup.rules.iter().any(|r| Part::of(&r.parameter) == part);
-            let statistics =
-                if learns(Part::Vision) { NormStatistics::Batch } else { NormStatistics::Running };
-            let image = |range| Ok(clip.encode_image_by(&pixels(&batch, range)?, statistics)?);
-            let text =
-                |range: Range<usize>| Ok(clip.encode_text(&ids.range(range.clone()), range.len())?);
+            let pass = |part| match learns(part) {
+                true => Pass {
+                    statistics: NormStatistics::Batch,
+                    checkpoints_blocks: config.grad_checkpointing,
+                },
+                false => Pass::default(),
+            };
+            let image =
+                |range| Ok(clip.encode_image_by(&pixels(&batch, range)?, pass(Part::Vision))?);
+            let text = |range: Range<usize>| {
+                let ids = ids.range(range.clone());
+                Ok(clip.encode_text_by(&ids, range.len(), pass(Part::Text))?)
+            };
             let images = Tower { encode: &image, learns: learns(Part::Vision) };
             let texts = Tower { encode: &text, learns: learns(Part::Text) };
             contrastive(samples, micro, &images, &texts, &clip.logit_scale().tensor())
         }
-        (Model::Vit(vit), _) => {
+        (Model::Vit(_) | Model::Hybrid(_) | Model::LocalVit(_), _) => {
             let targets = if config.mixup > 0.0 {
                 let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
                 rng.set_stream(step);
@@ -48,7 +56,8 @@ pub(crate) fn outcome(
             } else {
                 Targets::Classes(batch.labels[..].into(), config.label_smoothing)
             };
-            let logits = |range| Ok(vit.forward(&pixels(&batch, range)?)?);
+            let pass = Pass { checkpoints_blocks: config.grad_checkpointing, ..Pass::default() };
+            let logits = |range| setup.learner.logits(&pixels(&batch, range)?, pass);
             supervised(samples, micro, &logits, &targets)
         }
         (other, _) => {

@@ -221,6 +221,61 @@ fn clip_goes_on_where_it_stopped() {
     assert!(table.contains("vision"), "{table}");
 }
 
+/// Pictures of three colours through a model of another family, which its export opens again.
+fn check_family(model: &str, section: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let sizes = "family = \"vit\"\nimage_size = 16\nvision = { patch_size = 8, width = 16, depth = 1, heads = 2 }";
+    assert!(CLASSIFIER.contains(sizes));
+    check(&CLASSIFIER.replace(sizes, model), folder.path());
+    let export = folder.path().join("straight/export");
+    let config: Value =
+        serde_json::from_slice(&fs::read(export.join("config.json")).unwrap()).unwrap();
+    assert!(config[section].is_object(), "{config}");
+    let files = ocelli_models::Files::find(&export, None).unwrap();
+    files.open(ocelli_models::HeadCounts::default()).unwrap();
+    // It is a start for a larger picture and other classes.
+    if section == "hybrid" {
+        let larger =
+            format!("family = \"hybrid\"\nimage_size = 24\nfrom = {export:?}\nclasses = 7");
+        let recipe = CLASSIFIER.replace(sizes, &larger).replace("steps = 11", "steps = 2");
+        assert_eq!(go(&recipe, &folder.path().join("larger"), false).steps, 2);
+    }
+}
+
+#[test]
+fn a_hybrid_goes_on_where_it_stopped() {
+    let backbone = "{ stem_channels = 4, layers = [1, 1], channels = [8, 16], groups = 2 }";
+    let vision = "{ patch_size = 1, width = 16, depth = 1, heads = 2 }";
+    let model =
+        format!("family = \"hybrid\"\nimage_size = 16\nbackbone = {backbone}\nvision = {vision}");
+    check_family(&model, "hybrid");
+}
+
+#[test]
+fn local_and_axial_attention_go_on_where_they_stopped() {
+    let sizes = "image_size = 16\nvision = { patch_size = 4, width = 16, depth = 1, heads = 2 }";
+    for neighbourhood in ["{ window = 3 }", "\"axes\""] {
+        let model = format!("family = \"local_vit\"\n{sizes}\nneighbourhood = {neighbourhood}");
+        check_family(&model, "local_vit");
+    }
+}
+
+#[test]
+fn blocks_computed_twice_give_the_same_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    make_data(folder.path());
+    for recipe in [CLASSIFIER, CLIP] {
+        let weights = ["false", "true"].map(|checkpoints| {
+            let key = format!("[train]\ngrad_checkpointing = {checkpoints}\n");
+            let recipe = recipe.replace("[train]\n", &key).replace("depth = 1", "depth = 2");
+            let run = folder.path().join(format!("{}-{checkpoints}", recipe.len()));
+            go(&recipe, &run, false);
+            fs::read(run.join("export/model.safetensors")).unwrap()
+        });
+        assert!(weights[0] == weights[1], "the weights differ");
+    }
+}
+
 #[test]
 fn another_recipe_does_not_go_on_with_a_run() {
     let folder = tempfile::tempdir().unwrap();

@@ -175,6 +175,7 @@ impl Step {
         let ((height, width), tokens) = match &model {
             Model::Vit(m) => (m.config().image_size, m.config().tokens()),
             Model::Hybrid(m) => (m.image_size, m.vit.config().tokens()),
+            Model::LocalVit(m) => (m.config().image_size, m.config().tokens()),
             Model::Clip(m) => {
                 let vision = &m.config().vision;
                 (vision.image_size(), vision.tokens())
@@ -205,6 +206,7 @@ impl Step {
             no_grad(|| match &self.model {
                 Model::Vit(m) => m.forward(&self.pixels),
                 Model::Hybrid(m) => m.forward(&self.pixels),
+                Model::LocalVit(m) => m.forward(&self.pixels),
                 Model::Clip(m) => m.encode_image(&self.pixels),
                 Model::Bert(_) => Err(blind()),
             })?;
@@ -213,6 +215,7 @@ impl Step {
         let loss = match &self.model {
             Model::Vit(m) => m.loss(&self.pixels, &training.labels)?,
             Model::Hybrid(m) => m.loss(&self.pixels, &training.labels)?,
+            Model::LocalVit(m) => m.loss(&self.pixels, &training.labels)?,
             Model::Clip(m) => {
                 let (batch, text) = (self.pixels.shape()[0], m.config().text.context_length);
                 let ids: Arc<[u32]> = (0..batch * text).map(|i| (i % 400) as u32).collect();

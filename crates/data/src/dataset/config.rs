@@ -8,7 +8,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::error::{DatasetError, Result};
+use super::{
+    error::{DatasetError, Result},
+    shard_names::shard_names,
+};
 
 /// How a source is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +110,27 @@ impl SourceConfig {
             Some("tar") => Ok(Kind::Shards),
             _ => Err(DatasetError::UnknownKind { path: self.path.clone() }),
         }
+    }
+
+    /// The files and folders that the path names: each shard, or the path itself.
+    ///
+    /// # Errors
+    /// When braces in the path cannot be expanded.
+    pub fn paths(&self) -> Result<Vec<PathBuf>> {
+        let is_shards = self.kind == Some(Kind::Shards)
+            || self.kind.is_none() && self.extension().as_deref() == Some("tar");
+        if is_shards && !Path::new(&self.path).is_dir() {
+            return Ok(shard_names(&self.path)?.into_iter().map(PathBuf::from).collect());
+        }
+        Ok(vec![PathBuf::from(&self.path)])
+    }
+
+    /// The first of [`SourceConfig::paths`] that is not there.
+    ///
+    /// # Errors
+    /// As for it.
+    pub fn missing_path(&self) -> Result<Option<PathBuf>> {
+        Ok(self.paths()?.into_iter().find(|path| !path.exists()))
     }
 
     fn extension(&self) -> Option<String> {

@@ -3,8 +3,8 @@
 //! Radford et al. 2021, arXiv:2103.00020, §2.4: a causal pre-norm transformer; the features of a
 //! text are those of its end token after the last norm, through a matrix without bias.
 
-use crate::Result;
 use crate::vision::clip_vit::activation;
+use crate::{Pass, Result};
 use ocelli_nn::layers::{Embedding, LayerNorm, Linear, Mlp, SelfAttention};
 use ocelli_nn::{Builder, Init, Parameter};
 use ocelli_tensor::{AttentionMask, Tensor};
@@ -87,9 +87,10 @@ impl Block {
     }
 
     /// `[batch, tokens, width]` in and out.
-    fn forward(&self, x: &Tensor, mask: &AttentionMask) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor) -> ocelli_tensor::Result<Tensor> {
+        let mask = &AttentionMask::causal();
         let x = self.attn.forward(&self.norm1.forward(x)?, mask, Some(x))?;
-        Ok(self.mlp.forward(&self.norm2.forward(&x)?, Some(&x))?)
+        self.mlp.forward(&self.norm2.forward(&x)?, Some(&x))
     }
 }
 
@@ -99,7 +100,7 @@ pub struct ClipText {
     config: ClipTextConfig,
     token: Embedding,
     position: Parameter,
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
     norm: LayerNorm,
     projection: Linear,
 }
@@ -113,7 +114,7 @@ impl ClipText {
         Self {
             token: Embedding::new(&b.at("token"), c.vocab, c.width, Init::Normal(0.02)),
             position: b.parameter("position", &positions, Init::Normal(0.01)),
-            blocks: (0..c.depth).map(|i| Block::new(&b.at("blocks").at(i), c)).collect(),
+            blocks: (0..c.depth).map(|i| Arc::new(Block::new(&b.at("blocks").at(i), c))).collect(),
             norm: LayerNorm::new(&b.at("norm"), c.width, c.norm_eps),
             projection: Linear::new(&b.at("projection"), c.width, embed_dim, false, std),
             config: config.clone(),
@@ -131,12 +132,15 @@ impl ClipText {
     /// # Errors
     /// If an id is not in the vocabulary or a text is longer than the context.
     pub fn features(&self, ids: &Arc<[u32]>, batch: usize) -> Result<Tensor> {
+        self.features_by(ids, batch, Pass::default())
+    }
+
+    fn features_by(&self, ids: &Arc<[u32]>, batch: usize, pass: Pass) -> Result<Tensor> {
         let tokens = ids.len() / batch.max(1);
         let x = self.token.forward(ids, &[batch, tokens])?; // [batch, tokens, width]
         let mut x = x.add_table(&self.position.tensor().narrow(0, 0, tokens)?)?;
-        let mask = AttentionMask::causal();
         for block in &self.blocks {
-            x = block.forward(&x, &mask)?;
+            x = pass.through(block, &x, Block::forward)?;
         }
         Ok(self.norm.forward(&x)?)
     }
@@ -146,7 +150,15 @@ impl ClipText {
     /// # Errors
     /// As for [`ClipText::features`].
     pub fn forward(&self, ids: &Arc<[u32]>, batch: usize) -> Result<Tensor> {
-        let x = self.features(ids, batch)?;
+        self.forward_by(ids, batch, Pass::default())
+    }
+
+    /// The same in a pass of choice.
+    ///
+    /// # Errors
+    /// As for [`ClipText::features`].
+    pub fn forward_by(&self, ids: &Arc<[u32]>, batch: usize, pass: Pass) -> Result<Tensor> {
+        let x = self.features_by(ids, batch, pass)?;
         let ends = self.config.end_token.positions(ids, x.shape()[1]);
         Ok(self.projection.forward(&x.select_tokens(&ends)?)?)
     }

@@ -9,7 +9,8 @@ mod vit_config;
 use self::fields::Fields;
 use crate::language::bert::{self, Bert};
 use crate::systems::clip::{self, Clip};
-use crate::vision::resnet_v2::{self, HybridVit};
+use crate::vision::local_vit::LocalVit;
+use crate::vision::resnet_v2::{self, HybridVit, HybridVitConfig};
 use crate::vision::vit::{self, Vit, VitConfig};
 use crate::{Error, Result};
 use ocelli_data::image::Processor;
@@ -78,6 +79,8 @@ pub enum Model {
     Vit(Box<Vit>),
     /// A ViT on the feature map of a ResNet.
     Hybrid(Box<HybridVit>),
+    /// A ViT with local or axial attention.
+    LocalVit(Box<LocalVit>),
     /// A CLIP.
     Clip(Box<Clip>),
     /// A BERT.
@@ -90,6 +93,7 @@ impl Model {
         match self {
             Self::Vit(_) => "a ViT",
             Self::Hybrid(_) => "a hybrid ViT",
+            Self::LocalVit(_) => "a local ViT",
             Self::Clip(_) => "a CLIP",
             Self::Bert(_) => "a BERT",
         }
@@ -453,12 +457,25 @@ impl Files {
             }
             Family::Ocelli => {
                 let names = vec![Names::ours()];
-                if let Some(section) = self.config.get("vit") {
-                    let config = serde_json::from_value(section.clone()).map_err(|e| {
-                        let (field, reason) = ("vit".to_owned(), e.to_string());
-                        Error::Config { file: file.clone(), field, reason }
-                    })?;
+                let wrong = |field: &str, e: serde_json::Error| {
+                    let (field, reason) = (field.to_owned(), e.to_string());
+                    Error::Config { file: file.clone(), field, reason }
+                };
+                let section = |name: &str| self.config.get(name).cloned();
+                if let Some(sizes) = section("vit") {
+                    let config = serde_json::from_value(sizes).map_err(|e| wrong("vit", e))?;
                     vit(config, Names::ours())?
+                } else if let Some(sizes) = section("hybrid") {
+                    let sizes = serde_json::from_value(sizes).map_err(|e| wrong("hybrid", e))?;
+                    let HybridVitConfig { backbone, vit } = sizes;
+                    let builder = Builder::load(Arc::clone(weights), names.clone());
+                    let model = HybridVit::new(&backbone, &vit, &builder);
+                    (Model::Hybrid(Box::new(model)), builder.finish()?, names)
+                } else if let Some(sizes) = section("local_vit") {
+                    let sizes = serde_json::from_value(sizes).map_err(|e| wrong("local_vit", e))?;
+                    let builder = Builder::load(Arc::clone(weights), names.clone());
+                    let model = LocalVit::new(&sizes, &builder);
+                    (Model::LocalVit(Box::new(model)), builder.finish()?, names)
                 } else {
                     clip(&self.clip_config()?, names)?
                 }

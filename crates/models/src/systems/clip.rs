@@ -4,11 +4,10 @@
 //! arXiv:2103.00020, Figure 3. A vision tower and a text tower learn from the cosine of every
 //! picture with every text of a batch.
 
-use crate::Result;
 use crate::language::clip_text::{ClipText, ClipTextConfig};
 use crate::vision::clip_resnet::{ModifiedResNet, ModifiedResNetConfig};
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
-use ocelli_nn::layers::NormStatistics;
+use crate::{Pass, Result};
 use ocelli_nn::{Builder, Init, Name, Names, Parameter, concat, copy, transpose};
 use ocelli_tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -175,17 +174,17 @@ impl Clip {
     /// # Errors
     /// If the picture's size does not suit the tower.
     pub fn encode_image(&self, pixels: &Tensor) -> Result<Tensor> {
-        self.encode_image_by(pixels, NormStatistics::Running)
+        self.encode_image_by(pixels, Pass::default())
     }
 
-    /// The same by statistics of choice: a ResNet tower that learns takes those of the batch.
+    /// The same in a pass of choice: a ResNet tower that learns takes the statistics of the batch.
     ///
     /// # Errors
     /// If the picture's size does not suit the tower.
-    pub fn encode_image_by(&self, pixels: &Tensor, statistics: NormStatistics) -> Result<Tensor> {
+    pub fn encode_image_by(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
         match &self.vision {
-            Vision::Vit(tower) => tower.forward(pixels),
-            Vision::ResNet(tower) => tower.forward_with(pixels, statistics),
+            Vision::Vit(tower) => tower.forward_by(pixels, pass),
+            Vision::ResNet(tower) => tower.forward_with(pixels, pass.statistics),
         }
     }
 
@@ -194,7 +193,15 @@ impl Clip {
     /// # Errors
     /// If an id is not in the vocabulary or a text is longer than the context.
     pub fn encode_text(&self, ids: &Arc<[u32]>, batch: usize) -> Result<Tensor> {
-        self.text.forward(ids, batch)
+        self.encode_text_by(ids, batch, Pass::default())
+    }
+
+    /// The same in a pass of choice.
+    ///
+    /// # Errors
+    /// As for [`Clip::encode_text`].
+    pub fn encode_text_by(&self, ids: &Arc<[u32]>, batch: usize, pass: Pass) -> Result<Tensor> {
+        self.text.forward_by(ids, batch, pass)
     }
 
     /// Every picture against every text.

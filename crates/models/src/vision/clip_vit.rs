@@ -5,11 +5,12 @@
 //! and a matrix without bias leads to the joint space.
 
 use super::position::PositionRule;
-use crate::Result;
+use crate::{Pass, Result};
 use ocelli_nn::layers::{LayerNorm, Linear, Mlp, SelfAttention};
 use ocelli_nn::{Builder, Init, Parameter};
 use ocelli_tensor::{Activation, AttentionMask, Tensor};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Sizes of the tower.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,10 +79,10 @@ impl Block {
     }
 
     /// `[batch, tokens, width]` in and out.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor) -> ocelli_tensor::Result<Tensor> {
         let mask = AttentionMask::default();
         let x = self.attn.forward(&self.norm1.forward(x)?, &mask, Some(x))?;
-        Ok(self.mlp.forward(&self.norm2.forward(&x)?, Some(&x))?)
+        self.mlp.forward(&self.norm2.forward(&x)?, Some(&x))
     }
 }
 
@@ -93,7 +94,7 @@ pub struct ClipVit {
     class: Parameter,
     position: Parameter,
     norm_pre: LayerNorm,
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
     norm_post: LayerNorm,
     projection: Linear,
 }
@@ -110,7 +111,7 @@ impl ClipVit {
             class: b.parameter("class", &[c.width], std),
             position: b.parameter("position", &[c.tokens(), c.width], std),
             norm_pre: LayerNorm::new(&b.at("norm_pre"), c.width, c.norm_eps),
-            blocks: (0..c.depth).map(|i| Block::new(&b.at("blocks").at(i), c)).collect(),
+            blocks: (0..c.depth).map(|i| Arc::new(Block::new(&b.at("blocks").at(i), c))).collect(),
             norm_post: LayerNorm::new(&b.at("norm_post"), c.width, c.norm_eps),
             projection: Linear::new(&b.at("projection"), c.width, embed_dim, false, std),
             config: config.clone(),
@@ -156,9 +157,13 @@ impl ClipVit {
     /// # Errors
     /// As for [`ClipVit::hidden_states`].
     pub fn features(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.features_by(pixels, Pass::default())
+    }
+
+    fn features_by(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
         let mut x = self.embed(pixels)?;
         for block in &self.blocks {
-            x = block.forward(&x)?;
+            x = pass.through(block, &x, Block::forward)?;
         }
         Ok(x)
     }
@@ -168,7 +173,15 @@ impl ClipVit {
     /// # Errors
     /// As for [`ClipVit::hidden_states`].
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let x = self.features(pixels)?;
+        self.forward_by(pixels, Pass::default())
+    }
+
+    /// The same in a pass of choice.
+    ///
+    /// # Errors
+    /// As for [`ClipVit::hidden_states`].
+    pub fn forward_by(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
+        let x = self.features_by(pixels, pass)?;
         let class = x.select_tokens(&vec![0; x.shape()[0]])?; // [batch, width]
         Ok(self.projection.forward(&self.norm_post.forward(&class)?)?)
     }

@@ -7,11 +7,12 @@
 //! instead of `n²`. Positions are relative, so there is no table of them and no class token; the
 //! mean of all tokens is classified. No checkpoint of this form was published.
 
-use crate::Result;
+use crate::{Pass, Result};
 use ocelli_nn::layers::{LayerNorm, Linear, LocalAttention, Mlp};
 use ocelli_nn::{Builder, Init};
 use ocelli_tensor::{Activation, Targets, Tensor};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Which tokens a token attends to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,22 @@ impl LocalVitConfig {
     /// Rows and columns of patches.
     pub fn grid(&self) -> (usize, usize) {
         (self.image_size.0 / self.patch_size, self.image_size.1 / self.patch_size)
+    }
+
+    /// Tokens of a picture.
+    pub fn tokens(&self) -> usize {
+        let (grid_h, grid_w) = self.grid();
+        grid_h * grid_w
+    }
+
+    /// Multiply-adds of one picture, counted as two operations.
+    pub fn flops(&self) -> u64 {
+        let (t, w, inputs) = (self.tokens(), self.width, 3 * self.patch_size * self.patch_size);
+        // Axial attention has two sets of projections.
+        let attentions = if self.neighbourhood == Neighbourhood::Axes { 2 } else { 1 };
+        let linear = t * w * (4 * attentions * w + 2 * self.mlp_dim);
+        let block = linear + 2 * self.pairs() * w;
+        2 * (self.depth * block + t * inputs * w + w * self.classes) as u64
     }
 
     /// Pairs of tokens that the attention of one head in one block weighs, borders not cut.
@@ -108,7 +125,7 @@ impl Block {
     }
 
     /// `[batch, patches, width]` in and out.
-    fn forward(&self, x: &Tensor, grid: (usize, usize)) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, grid: (usize, usize)) -> ocelli_tensor::Result<Tensor> {
         let z = self.norm1.forward(x)?;
         let x = match &self.attn {
             Attention::Window(attention) => attention.forward(&z, grid, Some(x))?,
@@ -116,7 +133,7 @@ impl Block {
                 rows.forward(&columns.forward(&z, grid, None)?, grid, Some(x))?
             }
         };
-        Ok(self.mlp.forward(&self.norm2.forward(&x)?, Some(&x))?)
+        self.mlp.forward(&self.norm2.forward(&x)?, Some(&x))
     }
 }
 
@@ -125,7 +142,7 @@ impl Block {
 pub struct LocalVit {
     config: LocalVitConfig,
     patch: Linear,
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
     norm: LayerNorm,
     head: Linear,
 }
@@ -137,7 +154,7 @@ impl LocalVit {
         let inputs = 3 * c.patch_size * c.patch_size;
         Self {
             patch: Linear::new(&b.at("patch"), inputs, c.width, true, Init::XavierUniform),
-            blocks: (0..c.depth).map(|i| Block::new(&b.at("blocks").at(i), c)).collect(),
+            blocks: (0..c.depth).map(|i| Arc::new(Block::new(&b.at("blocks").at(i), c))).collect(),
             norm: LayerNorm::new(&b.at("norm"), c.width, NORM_EPS),
             head: Linear::new(&b.at("head"), c.width, c.classes, true, Init::Constant(0.0)),
             config: config.clone(),
@@ -155,10 +172,15 @@ impl LocalVit {
     /// # Errors
     /// If the pictures have another size.
     pub fn features(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.features_by(pixels, Pass::default())
+    }
+
+    fn features_by(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
+        let grid = self.config.grid();
         let x = pixels.patches(self.config.patch_size)?; // [batch, patches, 3 patch patch]
         let mut x = self.patch.forward(&x)?; // [batch, patches, width]
         for block in &self.blocks {
-            x = block.forward(&x, self.config.grid())?;
+            x = pass.through(block, &x, move |block, x| block.forward(x, grid))?;
         }
         Ok(x)
     }
@@ -168,8 +190,23 @@ impl LocalVit {
     /// # Errors
     /// As for [`LocalVit::features`].
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let pooled = self.features(pixels)?.mean_tokens(0)?; // [batch, width]
-        Ok(self.head.forward(&self.norm.forward(&pooled)?)?)
+        self.forward_by(pixels, Pass::default())
+    }
+
+    /// The same in a pass of choice.
+    ///
+    /// # Errors
+    /// As for [`LocalVit::features`].
+    pub fn forward_by(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
+        Ok(self.head.forward(&self.pool(&self.features_by(pixels, pass)?)?)?)
+    }
+
+    /// One vector per picture from [`LocalVit::features`]: their normalised mean, `[batch, width]`.
+    ///
+    /// # Errors
+    /// If the tokens have another shape.
+    pub fn pool(&self, features: &Tensor) -> Result<Tensor> {
+        Ok(self.norm.forward(&features.mean_tokens(0)?)?)
     }
 
     /// The mean cross-entropy of the logits.

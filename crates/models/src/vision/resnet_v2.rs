@@ -6,7 +6,7 @@
 //! behind each convolution. Padding is that of TensorFlow.
 
 use super::vit::{TIMM, Vit, VitConfig, names};
-use crate::Result;
+use crate::{Pass, Result};
 use ocelli_nn::layers::{Conv2d, GroupNorm};
 use ocelli_nn::{Builder, Name, Names, copy};
 use ocelli_tensor::{Activation, PicturePadding, Targets, Tensor};
@@ -122,6 +122,7 @@ impl Bottleneck {
 /// The ResNet.
 #[derive(Debug)]
 pub struct ResNetV2 {
+    config: ResNetV2Config,
     stem: ConvNorm,
     stages: Vec<Vec<Bottleneck>>,
 }
@@ -151,7 +152,12 @@ impl ResNetV2 {
             }
             stages.push(stage);
         }
-        Self { stem, stages }
+        Self { config: config.clone(), stem, stages }
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &ResNetV2Config {
+        &self.config
     }
 
     /// Normalised `pixels` `[batch, 3, img_h, img_w]` behind the stem,
@@ -184,9 +190,28 @@ impl ResNetV2 {
     }
 }
 
+/// Sizes of a hybrid.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HybridVitConfig {
+    /// Pixels to a feature map.
+    pub backbone: ResNetV2Config,
+    /// The transformer for pictures of `vit.image_size` pixels; its patches are positions of the map.
+    pub vit: VitConfig,
+}
+
+impl HybridVitConfig {
+    /// A published hybrid: `"R50+ViT-B/16"` (Appendix, Table 3), at 224 pixels with 1,000 classes.
+    pub fn variant(name: &str) -> Option<Self> {
+        let vit = VitConfig::variant(name.strip_prefix("R50+ViT-")?).filter(|v| v.patch_size == 16);
+        Some(Self { backbone: ResNetV2Config::r50(), vit: vit? })
+    }
+}
+
 /// A ResNet whose feature map a Vision Transformer reads as patches of one position.
 #[derive(Debug)]
 pub struct HybridVit {
+    config: HybridVitConfig,
     /// Pixels to a feature map.
     pub backbone: ResNetV2,
     /// The feature map to tokens; its sizes count positions of the map, not pixels.
@@ -208,10 +233,16 @@ impl HybridVit {
             ..vit.clone()
         };
         Self {
+            config: HybridVitConfig { backbone: backbone.clone(), vit: vit.clone() },
             backbone: ResNetV2::new(backbone, &b.at("backbone")),
             vit: Vit::new(&on_map, &b.at("vit")),
             image_size: vit.image_size,
         }
+    }
+
+    /// The sizes, those of the transformer in pixels.
+    pub fn config(&self) -> &HybridVitConfig {
+        &self.config
     }
 
     /// The output of the head for normalised `pixels` `[batch, 3, img_h, img_w]`, as
@@ -220,7 +251,15 @@ impl HybridVit {
     /// # Errors
     /// If the channels differ.
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        self.vit.forward(&self.backbone.forward(pixels)?)
+        self.forward_by(pixels, Pass::default())
+    }
+
+    /// The same in a pass of choice.
+    ///
+    /// # Errors
+    /// If the channels differ.
+    pub fn forward_by(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
+        self.vit.forward_by(&self.backbone.forward(pixels)?, pass)
     }
 
     /// The mean cross-entropy of the logits.

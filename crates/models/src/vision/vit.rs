@@ -6,7 +6,7 @@
 //! (DINOv2, arXiv:2304.07193).
 
 use super::position::PositionRule;
-use crate::Result;
+use crate::{Pass, Result};
 use ocelli_nn::layers::{LayerNorm, Linear, Mlp, SelfAttention};
 use ocelli_nn::{Builder, Init, Name, Names, Parameter, concat, copy, transpose};
 use ocelli_tensor::{Activation, AttentionMask, Targets, Tensor};
@@ -151,16 +151,16 @@ impl Block {
     }
 
     /// `[batch, tokens, width]` in and out.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor) -> ocelli_tensor::Result<Tensor> {
         let mask = AttentionMask::default();
         let Some((scale1, scale2)) = &self.scales else {
             let x = self.attn.forward(&self.norm1.forward(x)?, &mask, Some(x))?; // Eq. 2
-            return Ok(self.mlp.forward(&self.norm2.forward(&x)?, Some(&x))?); // Eq. 3
+            return self.mlp.forward(&self.norm2.forward(&x)?, Some(&x)); // Eq. 3
         };
         let branch = self.attn.forward(&self.norm1.forward(x)?, &mask, None)?;
         let x = branch.scale_columns(&scale1.tensor())?.add(x)?;
         let branch = self.mlp.forward(&self.norm2.forward(&x)?, None)?;
-        Ok(branch.scale_columns(&scale2.tensor())?.add(&x)?)
+        branch.scale_columns(&scale2.tensor())?.add(&x)
     }
 }
 
@@ -172,7 +172,7 @@ pub struct Vit {
     class: Option<Parameter>,
     position: Parameter,
     mask_token: Option<Parameter>,
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
     norm: LayerNorm,
     head: Option<Linear>,
 }
@@ -192,7 +192,7 @@ impl Vit {
             position: b.parameter("position", &[c.tokens(), c.width], Init::Normal(0.02)),
             mask_token: (c.head == Head::MaskedImage || c.has_layer_scale && b.has("mask_token"))
                 .then(|| b.parameter("mask_token", &[c.width], Init::Constant(0.0))),
-            blocks: (0..c.depth).map(|i| Block::new(&b.at("blocks").at(i), c)).collect(),
+            blocks: (0..c.depth).map(|i| Arc::new(Block::new(&b.at("blocks").at(i), c))).collect(),
             norm: LayerNorm::new(&b.at("norm"), c.width, c.norm_eps),
             head: match c.head {
                 Head::None => None,
@@ -258,10 +258,10 @@ impl Vit {
         Ok(states)
     }
 
-    fn encode(&self, pixels: &Tensor, masked: Option<&Arc<[bool]>>) -> Result<Tensor> {
+    fn encode(&self, pixels: &Tensor, masked: Option<&Arc<[bool]>>, pass: Pass) -> Result<Tensor> {
         let mut z = self.embed(pixels, masked)?; // Eq. 1
         for block in &self.blocks {
-            z = block.forward(&z)?; // Eq. 2 and 3
+            z = pass.through(block, &z, Block::forward)?; // Eq. 2 and 3
         }
         Ok(z)
     }
@@ -272,7 +272,11 @@ impl Vit {
     /// # Errors
     /// As for [`Vit::embed`].
     pub fn features(&self, pixels: &Tensor) -> Result<Tensor> {
-        let z = self.encode(pixels, None)?;
+        self.features_by(pixels, Pass::default())
+    }
+
+    fn features_by(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
+        let z = self.encode(pixels, None, pass)?;
         if self.config.is_average_pooled() { Ok(z) } else { Ok(self.norm.forward(&z)?) }
     }
 
@@ -298,7 +302,15 @@ impl Vit {
     /// # Errors
     /// As for [`Vit::embed`].
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let pooled = self.pool(&self.features(pixels)?)?;
+        self.forward_by(pixels, Pass::default())
+    }
+
+    /// The same in a pass of choice.
+    ///
+    /// # Errors
+    /// As for [`Vit::embed`].
+    pub fn forward_by(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
+        let pooled = self.pool(&self.features_by(pixels, pass)?)?;
         match (&self.head, self.config.head) {
             (Some(head), Head::Pooler) => Ok(head.forward_with(&pooled, Activation::Tanh, None)?),
             (Some(head), Head::Classes(_) | Head::AverageClasses(_)) => Ok(head.forward(&pooled)?),
@@ -328,7 +340,7 @@ impl Vit {
             });
         };
         let c = &self.config;
-        let features = self.norm.forward(&self.encode(pixels, Some(masked))?)?;
+        let features = self.norm.forward(&self.encode(pixels, Some(masked), Pass::default())?)?;
         let &[batch, _, img_h, img_w] = &pixels.shape()[..] else {
             return Err(ocelli_tensor::Error::Shape {
                 op: "reconstruct",

@@ -4,9 +4,10 @@ use crate::{Builder, Init, Parameter};
 use ocelli_tensor::{BatchNormOptions, Result, Tensor};
 
 /// Where a batch norm takes mean and variance from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NormStatistics {
     /// From the running values: no picture depends on another.
+    #[default]
     Running,
     /// From the batch, whose statistics then move the running values.
     Batch,

@@ -67,11 +67,12 @@ impl TrainConfig {
         let wrong = |problem: String| Err(Error::Recipe { file: file.to_owned(), problem });
         let (model, train, optim) = (&self.model, &self.train, &self.optim);
         match (model.family, train.stage) {
-            (Family::Vit, Stage::Supervised) | (Family::Clip, Stage::Contrastive) => {}
+            (Family::Clip, Stage::Contrastive) => {}
+            (family, Stage::Supervised) if family.is_classifier() => {}
             (family, stage) => {
                 return wrong(format!(
-                    "train.stage {stage:?} does not train model.family {family:?}; use vit with \
-                     supervised, clip with contrastive"
+                    "train.stage {stage:?} does not train model.family {family:?}; use vit, \
+                     hybrid and local_vit with supervised, clip with contrastive"
                 ));
             }
         }
@@ -128,13 +129,21 @@ impl TrainConfig {
                     "[freeze] must name text as well, such as text = \"none\"".to_owned(),
                 );
             }
-            (Family::Vit, Some(_)) => {
-                return wrong("freeze.text: a vit has no text tower; remove it".to_owned());
+            (family, Some(_)) if family.is_classifier() => {
+                return wrong("freeze.text: the model has no text tower; remove it".to_owned());
             }
             _ => {}
         }
-        if model.family == Family::Vit && (model.text.is_some() || model.tokenizer.is_some()) {
+        if model.family.is_classifier() && (model.text.is_some() || model.tokenizer.is_some()) {
             return wrong("model.text and model.tokenizer are for family = \"clip\"".to_owned());
+        }
+        if model.backbone.is_some() && model.family != Family::Hybrid {
+            return wrong("model.backbone is for family = \"hybrid\"; remove it".to_owned());
+        }
+        if model.neighbourhood.is_some() && model.family != Family::LocalVit {
+            return wrong(
+                "model.neighbourhood is for family = \"local_vit\"; remove it".to_owned(),
+            );
         }
         let sizes = model.vision.is_some() || model.resnet.is_some();
         if model.variant.is_none() && model.from.is_none() && !sizes {

@@ -5,6 +5,8 @@
 mod load;
 
 use ocelli_data::dataset::{AugmentConfig, CacheConfig, OnBroken, SourceConfig};
+use ocelli_models::vision::local_vit::Neighbourhood;
+use ocelli_models::vision::resnet_v2::ResNetV2Config;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -44,7 +46,8 @@ pub struct ModelConfig {
     /// A published size, such as `B/16` or `ViT-B/32`; without it the sizes below decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// A model directory to start from; new parts are drawn at random.
+    /// A model directory to start from; new parts are drawn at random. A variant beside it says what
+    /// sizes it must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
     /// Side of the square input, in pixels; that of the variant when absent. With `from`, the position
@@ -70,6 +73,12 @@ pub struct ModelConfig {
     /// Sizes of a ResNet tower of CLIP, in place of `vision`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resnet: Option<ResNetSizes>,
+    /// Sizes of the ResNet of a hybrid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backbone: Option<ResNetV2Config>,
+    /// Which tokens a token of a local ViT attends to: `"axes"` or `{ window = 7 }`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbourhood: Option<Neighbourhood>,
     /// Sizes of the text tower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextSizes>,
@@ -84,15 +93,26 @@ pub struct ModelConfig {
 pub enum Family {
     /// A Vision Transformer with a classifier.
     Vit,
+    /// A Vision Transformer with a classifier on the feature map of a ResNet.
+    Hybrid,
+    /// A Vision Transformer with a classifier whose tokens look at their neighbourhood only.
+    LocalVit,
     /// Pictures and texts in one space.
     Clip,
+}
+
+impl Family {
+    /// Whether pictures and their classes are what it learns from.
+    pub fn is_classifier(self) -> bool {
+        matches!(self, Self::Vit | Self::Hybrid | Self::LocalVit)
+    }
 }
 
 /// Sizes of a Vision Transformer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VisionSizes {
-    /// Side of a patch, in pixels.
+    /// Side of a patch, in pixels; of a hybrid in positions of the feature map, of which it is 1.
     pub patch_size: usize,
     /// Width of a token.
     pub width: usize,
@@ -189,6 +209,10 @@ pub struct StageConfig {
     /// Samples in memory at once; all of the step when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch_size: Option<usize>,
+    /// Whether blocks of transformers are computed a second time for their gradients, so that the
+    /// tape keeps their inputs alone (Chen et al. 2016, arXiv:1604.06174).
+    #[serde(default)]
+    pub grad_checkpointing: bool,
     /// Of new parameters, the order of samples and all random changes.
     #[serde(default = "seed")]
     pub seed: u64,
@@ -202,6 +226,13 @@ pub struct StageConfig {
     /// arXiv:1710.09412); 0 mixes nothing.
     #[serde(default)]
     pub mixup: f64,
+}
+
+impl StageConfig {
+    /// Samples in memory at once.
+    pub fn micro_batch(&self) -> usize {
+        self.micro_batch_size.unwrap_or(self.global_batch_size)
+    }
 }
 
 fn seed() -> u64 {

@@ -36,6 +36,11 @@ pub(super) fn picture(model: &Model, parameters: &Parameters) -> Option<(Cost, (
         Model::Bert(_) => return None,
         Model::Vit(vit) => (of_vit(vit.config()), vit.config().image_size),
         Model::Hybrid(hybrid) => of_hybrid(hybrid, parameters),
+        Model::LocalVit(vit) => {
+            let c = vit.config();
+            let values = block_values(c.tokens(), c.width, c.mlp_dim);
+            (Cost { tokens: c.tokens(), flops: c.flops(), values }, c.image_size)
+        }
         Model::Clip(clip) => {
             let size = clip.config().vision.image_size();
             let cost = match clip.vision() {
@@ -72,7 +77,7 @@ pub(super) fn text(model: &Model) -> Option<Cost> {
             let c = bert.config();
             (c.context_length, c.width, c.mlp_dim, c.depth, 0)
         }
-        Model::Vit(_) | Model::Hybrid(_) => return None,
+        Model::Vit(_) | Model::Hybrid(_) | Model::LocalVit(_) => return None,
     };
     let flops = blocks(tokens, width, mlp_dim, depth) + 2 * projection as u64;
     Some(Cost { tokens, flops, values: block_values(tokens, width, mlp_dim) })

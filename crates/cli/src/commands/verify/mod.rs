@@ -68,15 +68,23 @@ fn compute(case: &Case, opened: &Opened) -> Result<Computed, Failure> {
         Model::Hybrid(model) => vit::hybrid_outputs(case, model, &mut computed)?,
         Model::Clip(model) => clip::outputs(case, model, &mut computed)?,
         Model::Bert(model) => bert::outputs(case, model, &mut computed)?,
+        model @ Model::LocalVit(_) => return Err(no_reference(model).into()),
     }
     let loss = || match &opened.model {
         Model::Vit(model) => vit::loss(case, model),
         Model::Hybrid(model) => vit::hybrid_loss(case, model),
         Model::Clip(model) => clip::loss(case, model),
         Model::Bert(model) => bert::loss(case, model),
+        model @ Model::LocalVit(_) => Err(no_reference(model).into()),
     };
     gradients::compute(case, opened, &loss, &mut computed)?;
     Ok(computed)
+}
+
+/// Some families are ours alone.
+fn no_reference(model: &Model) -> ocelli_models::Error {
+    let (what, needs) = ("comparing with a reference", "a checkpoint of another program");
+    ocelli_models::Error::Unsuitable { what, needs, is: model.kind().to_owned() }
 }
 
 /// Results inside a model that a case may hold but need not be computed.
