@@ -3,18 +3,25 @@
 //! Every sum over samples and pixels runs in a fixed order inside one task, so results do not
 //! depend on the number of threads.
 
-use super::columns::{Block, Layout, SLACK};
-use super::{Conv2d, DEPTH, Padding, forward_for, pad_all};
+use super::columns::{Block, Layout, Panels, SLACK, copy};
+use super::{Conv2d, DEPTH, Padding, pad_all, product};
 use crate::batch_norm::plane::sum;
 use crate::buffer::Buffer;
-use crate::gemm::{Panel, Tail, pack_row_major, pack_transposed, panel_fn, panel_width};
-use crate::pool::{Shared, parallel_for, parallel_rows};
-use crate::simd::Isa;
+use crate::gemm::{Panel, Tail, pack_transposed, panel_fn, panel_width};
+use crate::pool::{Shared, parallel_for};
+use crate::simd::{Isa, Vector, dispatch};
+use std::ops::Range;
 
 /// Values of the column matrix that a task of [`grad_input`] holds at a time.
 const COLUMN_VALUES: usize = 1 << 17;
+/// Columns that samples with fewer patches share in [`grad_input`].
+const TEAM_COLUMNS: usize = 256;
+/// Input channels of the filters that a task of [`swap`] moves.
+const SWAPPED: usize = 16;
 /// Rows of the column matrix that a task of [`grad_weight`] takes at most.
 const ROWS: usize = 60;
+/// Patches from which on [`grad_weight`] does not copy the pictures for kernels of 1 x 1.
+const IN_PLACE: usize = 192;
 
 /// `grad_input` `[batch, in_channels, img_h, img_w]` from `grad_out`
 /// `[batch, out_channels, grid_h, grid_w]`.
@@ -52,21 +59,46 @@ fn turned(conv: &Conv2d) -> Option<Conv2d> {
     })
 }
 
-/// `[out, in, kernel]` to `[in, out, kernel]`, each kernel read backwards.
-fn turn(conv: &Conv2d, weight: &[f32], to: &mut [f32]) {
+/// `[out, in, kernel]` to `[in, out, kernel]`.
+fn swap(isa: Isa, conv: &Conv2d, weight: &[f32], to: &mut [f32]) {
     let (inputs, outputs) = (conv.in_channels, conv.out_channels);
     let positions = conv.kernel.0 * conv.kernel.1;
-    let to = Shared::new(to);
-    parallel_rows(inputs, outputs * positions, 1 << 14, |first, count| {
-        for input in first..first + count {
-            // SAFETY: each input channel is written by one task.
-            let to = unsafe { to.slice(input * outputs * positions, outputs * positions) };
-            for (output, to) in to.chunks_exact_mut(positions).enumerate() {
-                let from = &weight[(output * inputs + input) * positions..][..positions];
-                for (to, from) in to.iter_mut().zip(from.iter().rev()) {
-                    *to = *from;
+    if positions == 1 {
+        return transpose(isa, weight, outputs, inputs, to);
+    }
+    #[inline(always)]
+    unsafe fn run<V: Vector>(
+        (inputs, outputs, positions): (usize, usize, usize),
+        own: Range<usize>,
+        weight: *const f32,
+        to: *mut f32,
+    ) {
+        for output in 0..outputs {
+            for input in own.clone() {
+                // SAFETY: by the caller, both slices hold all filters.
+                unsafe {
+                    let from = weight.add((output * inputs + input) * positions);
+                    copy::<V>(from, to.add((input * outputs + output) * positions), positions);
                 }
             }
+        }
+    }
+    debug_assert!(weight.len() == to.len());
+    let (sizes, to) = ((inputs, outputs, positions), Shared::new(to));
+    parallel_for(inputs.div_ceil(SWAPPED), |task| {
+        let own = task * SWAPPED..inputs.min((task + 1) * SWAPPED);
+        let (weight, to) = (weight.as_ptr(), to.get());
+        // SAFETY: each input channel is written by one task; the instruction set is there.
+        unsafe {
+            dispatch!(
+                isa,
+                run(
+                    sizes: (usize, usize, usize),
+                    own: Range<usize>,
+                    weight: *const f32,
+                    to: *mut f32
+                )
+            );
         }
     });
 }
@@ -84,61 +116,74 @@ pub(super) fn grad_input_for(
     }
     if let Some(turned) = turned(conv) {
         let mut filters = Buffer::uninit(weight.len());
-        if conv.kernel == (1, 1) {
-            transpose(isa, weight, conv.out_channels, conv.in_channels, &mut filters);
-        } else {
-            turn(conv, weight, &mut filters);
-        }
-        return forward_for(isa, &turned, grad_out, &filters, None, grad_input);
+        swap(isa, conv, weight, &mut filters);
+        let layout = Layout::turned(&turned);
+        return product(isa, &turned, layout, grad_out, &filters, None, grad_input);
     }
     let (fan_in, patches, filters) = (conv.fan_in(), conv.patches(), conv.out_channels);
     let width = panel_width(isa);
-    let panels = patches.div_ceil(width);
     let layout = Layout::new(conv);
     let plane_len = conv.img_h * conv.img_w;
     let positions = conv.kernel.0 * conv.kernel.1;
+    // Samples with few patches share panels.
+    let teams = conv.batch.div_ceil((TEAM_COLUMNS / patches).max(1));
+    let samples_per_team = conv.batch.div_ceil(teams);
+    let teams = conv.batch.div_ceil(samples_per_team);
+    let team = |task: usize| {
+        let first = task * samples_per_team;
+        first..conv.batch.min(first + samples_per_team)
+    };
 
     // [fan_in, out_channels], so that rows are read along the sum.
     let mut transposed = Buffer::uninit(fan_in * filters);
     transpose(isa, weight, filters, fan_in, &mut transposed);
 
-    let panel_len = filters * width;
-    let mut packed = Buffer::<f32>::uninit(conv.batch * panels * panel_len);
+    let gradients = Layout::of_output(conv);
+    let panels_per_team = (samples_per_team * patches).div_ceil(width);
+    let panel_len = filters * width + SLACK;
+    let mut packed = Buffer::<f32>::uninit(teams * panels_per_team * panel_len);
     let to = Shared::new(&mut packed);
-    parallel_for(conv.batch * panels, |task| {
-        let (sample, first) = (task / panels, task % panels * width);
-        let cols = width.min(patches - first);
-        // SAFETY: each task packs its own panel; lengths were checked above.
-        unsafe {
-            let from = grad_out.as_ptr().add(sample * filters * patches + first);
-            pack_row_major(isa, from, patches, filters, cols, to.get().add(task * panel_len));
+    parallel_for(teams * panels_per_team, |task| {
+        let samples = team(task / panels_per_team);
+        let panels = Panels::new(isa, samples.len() * patches);
+        let panel = task % panels_per_team;
+        if panel < panels.count {
+            let columns = panels.range(panel);
+            let first = samples.start * patches + columns.start;
+            let block = Block { k: 0, depth: filters, first, cols: columns.len() };
+            // SAFETY: each task packs its own panel; lengths were checked above.
+            unsafe {
+                let to = to.get().add(task * panel_len);
+                gradients.gather(isa, grad_out.as_ptr(), block, to, width);
+            }
         }
     });
 
-    let channels_per_task =
-        (COLUMN_VALUES / (positions * patches)).clamp(1, conv.in_channels.div_ceil(4));
+    let channels_per_task = (COLUMN_VALUES / (positions * samples_per_team * patches))
+        .clamp(1, conv.in_channels.div_ceil(4));
     let groups = conv.in_channels.div_ceil(channels_per_task);
     let to = Shared::new(grad_input);
     let run = panel_fn(isa);
-    parallel_for(conv.batch * groups, |task| {
-        let (sample, first) = (task / groups, task % groups * channels_per_task);
+    parallel_for(teams * groups, |task| {
+        let samples = team(task / groups);
+        let first = task % groups * channels_per_task;
         let channels = channels_per_task.min(conv.in_channels - first);
         let rows = channels * positions;
-        // SAFETY: a task writes the gradients of its own channels.
-        let planes = unsafe {
-            to.slice((sample * conv.in_channels + first) * plane_len, channels * plane_len)
-        };
-        let mut columns = Buffer::<f32>::uninit(rows * patches);
-        let c = columns.as_mut_ptr();
-        for p in 0..panels {
+        let stride = samples.len() * patches;
+        let panels = Panels::new(isa, stride);
+        let mut columns = Buffer::<f32>::uninit(rows * stride);
+        for p in 0..panels.count {
+            let range = panels.range(p);
             for from in (0..filters).step_by(DEPTH) {
-                // SAFETY: lengths were checked above; `c` has room for `rows * patches`.
+                let depth = DEPTH.min(filters - from);
+                // SAFETY: lengths were checked above; `columns` has room for the rows.
                 unsafe {
-                    let b = packed.as_ptr().add((sample * panels + p) * panel_len + from * width);
+                    let panel = task / groups * panels_per_team + p;
+                    let b = packed.as_ptr().add(panel * panel_len + from * width);
                     run(&Panel {
                         rows,
-                        cols: width.min(patches - p * width),
-                        depth: DEPTH.min(filters - from),
+                        cols: range.len(),
+                        depth,
                         a: transposed.as_ptr().add(first * positions * filters + from),
                         a_stride: filters,
                         k_stride: 1,
@@ -146,30 +191,35 @@ pub(super) fn grad_input_for(
                         strip_from: 0,
                         b,
                         b_stride: width,
-                        c: c.add(p * width),
-                        c_stride: patches,
+                        c: columns.as_mut_ptr().add(range.start),
+                        c_stride: stride,
                         tail: Tail { accumulate: from > 0, ..Tail::PLAIN },
-                        prefetch: b.wrapping_add(panel_len),
+                        prefetch: b.wrapping_add(depth * width),
                     });
                 }
             }
         }
-        let mut padded = Buffer::zeroed(channels * layout.channel());
-        let block = Block { k: 0, depth: rows, patch: 0, patches };
-        // SAFETY: `padded` holds the channels of all rows, `columns` the rows.
-        unsafe {
-            layout.scatter(isa, columns.as_ptr(), patches, block, padded.as_mut_ptr());
-        }
-        for (plane, padded) in
-            planes.chunks_exact_mut(plane_len).zip(padded.chunks_exact(layout.channel()))
-        {
-            layout.unpad(padded, plane);
+        let mut padded = Buffer::uninit(channels * layout.channel());
+        for (n, sample) in samples.enumerate() {
+            padded.fill(0.0);
+            // SAFETY: `padded` holds the channels of all rows, `columns` the rows; a task writes
+            // the gradients of its own channels.
+            let planes = unsafe {
+                let from = columns.as_ptr().add(n * patches);
+                layout.scatter(isa, from, stride, rows, padded.as_mut_ptr());
+                to.slice((sample * conv.in_channels + first) * plane_len, channels * plane_len)
+            };
+            for (plane, padded) in
+                planes.chunks_exact_mut(plane_len).zip(padded.chunks_exact(layout.channel()))
+            {
+                layout.unpad(padded, plane);
+            }
         }
     });
 }
 
 /// `grad_weight` `[out_channels, in_channels, kernel_h, kernel_w]`, summed over the batch:
-/// the column matrix times the transposed `grad_out`, then transposed.
+/// the column matrix times the transposed `grad_out`, over all samples at once.
 ///
 /// # Panics
 /// If a slice does not have the length that `conv` states.
@@ -188,23 +238,39 @@ pub(super) fn grad_weight_for(
     if conv.is_empty() {
         return grad_weight.fill(0.0);
     }
+    let (fan_in, filters) = (conv.fan_in(), conv.out_channels);
+    // With a kernel of 1 x 1 both operands are pictures; the smaller one is transposed.
+    if conv.is_pointwise() && fan_in < filters {
+        let exchanged = Conv2d { in_channels: filters, out_channels: fan_in, ..*conv };
+        return correlate(isa, &exchanged, grad_out, pixels, grad_weight);
+    }
+    let mut transposed = Buffer::<f32>::uninit(fan_in * filters);
+    correlate(isa, conv, pixels, grad_out, &mut transposed);
+    transpose(isa, &transposed, fan_in, filters, grad_weight);
+}
+
+/// The column matrix times the transposed `grad_out`: `to` `[fan_in, out_channels]`.
+fn correlate(isa: Isa, conv: &Conv2d, pixels: &[f32], grad_out: &[f32], to: &mut [f32]) {
     let (fan_in, patches, filters) = (conv.fan_in(), conv.patches(), conv.out_channels);
     let width = panel_width(isa);
     let panels = filters.div_ceil(width);
     let layout = Layout::new(conv);
-    let padded = (!conv.is_pointwise()).then(|| pad_all(conv, &layout, pixels));
+    let padded = (!conv.is_pointwise()).then(|| pad_all(isa, conv, &layout, pixels));
+    let padded = padded.as_deref().unwrap_or(pixels);
 
-    // Panel (sample, p): the patches of 64 filters, patch outermost.
-    let panel_len = patches * width;
-    let mut packed = Buffer::<f32>::uninit(conv.batch * panels * panel_len);
-    let to = Shared::new(&mut packed);
+    // Panel p: the patches of 64 filters, those of all samples one after the other.
+    let columns = conv.batch * patches;
+    let panel_len = columns * width;
+    let mut packed = Buffer::<f32>::uninit(panels * panel_len);
+    let into = Shared::new(&mut packed);
     parallel_for(conv.batch * panels, |task| {
-        let (sample, first) = (task / panels, task % panels * width);
-        let cols = width.min(filters - first);
-        // SAFETY: each task packs its own panel; lengths were checked above.
+        let (p, sample) = (task / conv.batch, task % conv.batch);
+        let cols = width.min(filters - p * width);
+        // SAFETY: each task packs its own part of a panel; lengths were checked above.
         unsafe {
-            let from = grad_out.as_ptr().add((sample * filters + first) * patches);
-            pack_transposed(isa, from, patches, patches, cols, to.get().add(task * panel_len));
+            let from = grad_out.as_ptr().add((sample * filters + p * width) * patches);
+            let to = into.get().add(p * panel_len + sample * patches * width);
+            pack_transposed(isa, from, patches, patches, cols, to);
         }
     });
 
@@ -216,52 +282,61 @@ pub(super) fn grad_weight_for(
     let rows_per_task =
         fan_in.div_ceil(fan_in.div_ceil(per_task.unwrap_or(12))).next_multiple_of(12);
     let groups = fan_in.div_ceil(rows_per_task);
-    let mut transposed = Buffer::<f32>::uninit(fan_in * filters);
-    let to = Shared::new(&mut transposed);
+    // The sum runs over all samples. Pictures of many patches are read in place with a kernel of
+    // 1 x 1, so there a block ends with its sample.
+    let is_in_place = conv.is_pointwise() && patches >= IN_PLACE;
+    let span = if is_in_place { patches } else { columns };
+    let block_len = span.div_ceil(span.div_ceil(DEPTH)).next_multiple_of(16);
+    let blocks = (0..columns).step_by(span).flat_map(|start| {
+        (0..span).step_by(block_len).map(move |at| (start + at, block_len.min(span - at)))
+    });
+    let to = Shared::new(to);
     let run = panel_fn(isa);
     parallel_for(groups * splits, |task| {
         let k = task / splits * rows_per_task;
         let own = if is_narrow { task % splits..task % splits + 1 } else { 0..panels };
         let rows = rows_per_task.min(fan_in - k);
-        let mut scratch = Buffer::<f32>::uninit(rows * DEPTH + SLACK);
-        for sample in 0..conv.batch {
-            for patch in (0..patches).step_by(DEPTH) {
-                let depth = DEPTH.min(patches - patch);
-                // SAFETY: lengths were checked above; a task writes its own rows.
-                unsafe {
-                    let (a, a_stride) = if let Some(padded) = &padded {
-                        let from = padded.as_ptr().add(sample * layout.sample());
-                        let block = Block { k, depth: rows, patch, patches: depth };
-                        layout.gather(isa, from, block, scratch.as_mut_ptr(), depth);
-                        (scratch.as_ptr(), depth)
+        let mut scratch = Buffer::<f32>::uninit(rows * block_len + SLACK);
+        for (first, depth) in blocks.clone() {
+            // SAFETY: lengths were checked above; a task writes its own rows.
+            unsafe {
+                let (a, a_stride) = if is_in_place {
+                    let (sample, patch) = (first / patches, first % patches);
+                    (pixels.as_ptr().add((sample * fan_in + k) * patches + patch), patches)
+                } else {
+                    let block = Block { k, depth: rows, first, cols: depth };
+                    layout.gather(isa, padded.as_ptr(), block, scratch.as_mut_ptr(), depth);
+                    (scratch.as_ptr(), depth)
+                };
+                for p in own.clone() {
+                    let b = packed.as_ptr().add(p * panel_len + first * width);
+                    let next = if p + 1 < own.end {
+                        b.wrapping_add(panel_len)
                     } else {
-                        (pixels.as_ptr().add((sample * fan_in + k) * patches + patch), patches)
+                        packed
+                            .as_ptr()
+                            .wrapping_add(own.start * panel_len + (first + depth) * width)
                     };
-                    for p in own.clone() {
-                        let panel = (sample * panels + p) * panel_len;
-                        let b = packed.as_ptr().add(panel + patch * width);
-                        run(&Panel {
-                            rows,
-                            cols: width.min(filters - p * width),
-                            depth,
-                            a,
-                            a_stride,
-                            k_stride: 1,
-                            strip_depth: 0,
-                            strip_from: 0,
-                            b,
-                            b_stride: width,
-                            c: to.get().add(k * filters + p * width),
-                            c_stride: filters,
-                            tail: Tail { accumulate: sample + patch > 0, ..Tail::PLAIN },
-                            prefetch: b.wrapping_add(panel_len),
-                        });
-                    }
+                    run(&Panel {
+                        rows,
+                        cols: width.min(filters - p * width),
+                        depth,
+                        a,
+                        a_stride,
+                        k_stride: 1,
+                        strip_depth: 0,
+                        strip_from: 0,
+                        b,
+                        b_stride: width,
+                        c: to.get().add(k * filters + p * width),
+                        c_stride: filters,
+                        tail: Tail { accumulate: first > 0, ..Tail::PLAIN },
+                        prefetch: next,
+                    });
                 }
             }
         }
     });
-    transpose(isa, &transposed, fan_in, filters, grad_weight);
 }
 
 /// `grad_bias` `[out_channels]`: `grad_out` summed over samples and pixels.

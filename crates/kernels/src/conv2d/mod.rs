@@ -6,10 +6,11 @@
 //! ```
 //!
 //! As in every framework this is a correlation: the kernel is not flipped. A task takes up to 64
-//! output pixels of one sample, copies the inputs under each kernel position into a panel
-//! (im2col, Chellapilla et al. 2006) and multiplies the filters with it, so the column matrix never
-//! exists as a whole. Kernels of 1 x 1 read the picture as it is. Groups and dilation are left out:
-//! no model of the toolkit has them.
+//! output pixels, of several samples where a sample has few, copies the inputs under each kernel
+//! position into a panel (im2col, Chellapilla et al. 2006) and multiplies the filters with it, so
+//! the column matrix never exists as a whole. Every output sums the same products in the same order
+//! whatever shares its panel: a sample does not depend on its batch. Kernels of 1 x 1 read the
+//! picture as it is. Groups and dilation are left out: no model of the toolkit has them.
 
 mod backward;
 mod columns;
@@ -22,10 +23,10 @@ pub use backward::{grad_bias, grad_input, grad_weight};
 pub use standardise::{standardise_backward, standardise_forward};
 
 use crate::buffer::Buffer;
-use crate::gemm::{Panel, Tail, pack_row_major, panel_fn, panel_width};
+use crate::gemm::{Panel, Tail, panel_fn, panel_width};
 use crate::pool::{Shared, parallel_for, threads};
 use crate::simd::Isa;
-use columns::{Block, Layout, SLACK};
+use columns::{Block, Layout, Panels, SLACK};
 
 /// Inner values that a panel holds at a time, so that it stays in the second-level cache.
 const DEPTH: usize = 768;
@@ -160,7 +161,7 @@ impl Conv2d {
 }
 
 /// The padded forms of all samples, one behind the other, [`SLACK`] values at the end.
-fn pad_all(conv: &Conv2d, layout: &Layout, pixels: &[f32]) -> Buffer<f32> {
+fn pad_all(isa: Isa, conv: &Conv2d, layout: &Layout, pixels: &[f32]) -> Buffer<f32> {
     let planes = conv.batch * conv.in_channels;
     let mut padded = Buffer::uninit(planes * layout.channel() + SLACK);
     padded[planes * layout.channel()..].fill(0.0);
@@ -170,7 +171,7 @@ fn pad_all(conv: &Conv2d, layout: &Layout, pixels: &[f32]) -> Buffer<f32> {
         for p in first..first + count {
             // SAFETY: each plane is written by one task.
             let to = unsafe { to.slice(p * layout.channel(), layout.channel()) };
-            layout.pad(&pixels[p * plane_len..][..plane_len], to);
+            layout.pad(isa, &pixels[p * plane_len..][..plane_len], to);
         }
     });
     padded
@@ -201,55 +202,66 @@ fn forward_for(
 ) {
     conv.check(pixels.len(), weight.len(), out.len());
     assert!(bias.is_none_or(|b| b.len() == conv.out_channels), "one bias per output channel");
-    if conv.is_empty() {
-        return;
+    if !conv.is_empty() {
+        product(isa, conv, Layout::new(conv), pixels, weight, bias, out);
     }
+}
+
+/// The filters times the columns that `layout` gives, plus the bias.
+fn product(
+    isa: Isa,
+    conv: &Conv2d,
+    layout: Layout,
+    pixels: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
     let (fan_in, patches) = (conv.fan_in(), conv.patches());
     let width = panel_width(isa);
-    let layout = Layout::new(conv);
-    let padded = (!conv.is_pointwise()).then(|| pad_all(conv, &layout, pixels));
+    let pictures = Layout::of_output(conv);
+    let padded = (!conv.is_pointwise()).then(|| pad_all(isa, conv, &layout, pixels));
+    let padded = padded.as_deref().unwrap_or(pixels);
 
-    // The patches of a sample are dealt evenly over panels, in whole vectors.
-    let lanes = 16.min(width / 2);
-    let panels = patches.div_ceil(width);
-    let vectors = patches.div_ceil(lanes);
-    let first_of =
-        |panel: usize| (panel * (vectors / panels) + panel.min(vectors % panels)) * lanes;
-    // Filters are split when samples and panels would leave threads idle.
-    let chunks =
-        (4 * threads()).div_ceil(conv.batch * panels).clamp(1, conv.out_channels.div_ceil(48));
+    let panels = Panels::new(isa, conv.batch * patches);
+    // Filters are split when the panels alone would leave threads idle.
+    let chunks = (4 * threads()).div_ceil(panels.count).clamp(1, conv.out_channels.div_ceil(48));
     let filters_per_chunk = conv.out_channels.div_ceil(chunks);
     let chunks = conv.out_channels.div_ceil(filters_per_chunk);
 
     let out = Shared::new(out);
     let run = panel_fn(isa);
-    parallel_for(conv.batch * panels * chunks, |task| {
-        let (panel, chunk) = (task / chunks, task % chunks);
-        let (sample, panel) = (panel / panels, panel % panels);
-        let patch = first_of(panel);
-        let cols = first_of(panel + 1).min(patches) - patch;
-        let filter = chunk * filters_per_chunk;
+    parallel_for(panels.count * chunks, |task| {
+        let columns = panels.range(task / chunks);
+        let (first, cols) = (columns.start, columns.len());
+        let filter = task % chunks * filters_per_chunk;
         let filters = filters_per_chunk.min(conv.out_channels - filter);
         let mut scratch = Buffer::<f32>::uninit(DEPTH.min(fan_in) * width + SLACK);
         let b = scratch.as_mut_ptr();
+        // A panel of one sample is written in place, one of several by way of a block.
+        let (sample, patch) = (first / patches, first % patches);
+        let mut shared = (patch + cols > patches).then(|| Buffer::<f32>::uninit(filters * width));
+        let (c, c_stride) = match &mut shared {
+            Some(shared) => (shared.as_mut_ptr(), width),
+            None => {
+                let at = (sample * conv.out_channels + filter) * patches + patch;
+                // SAFETY: lengths were checked above.
+                (unsafe { out.get().add(at) }, patches)
+            }
+        };
         for k in (0..fan_in).step_by(DEPTH) {
             let depth = DEPTH.min(fan_in - k);
-            let plain = Tail { accumulate: k > 0, ..Tail::PLAIN };
+            let is_last = k + depth == fan_in;
+            let bias = bias.filter(|_| is_last);
             // SAFETY: lengths were checked above; a task writes its own filters and patches.
             unsafe {
-                if let Some(padded) = &padded {
-                    let block = Block { k, depth, patch, patches: cols };
-                    layout.gather(
-                        isa,
-                        padded.as_ptr().add(sample * layout.sample()),
-                        block,
-                        b,
-                        width,
-                    );
+                layout.gather(isa, padded.as_ptr(), Block { k, depth, first, cols }, b, width);
+                let next = if conv.is_pointwise() && patch + cols < patches {
+                    let at = (sample * fan_in + k) * patches + patch + cols;
+                    pixels.as_ptr().add(at)
                 } else {
-                    let from = pixels.as_ptr().add((sample * fan_in + k) * patches + patch);
-                    pack_row_major(isa, from, patches, depth, cols, b);
-                }
+                    b.cast_const()
+                };
                 run(&Panel {
                     rows: filters,
                     cols,
@@ -261,19 +273,21 @@ fn forward_for(
                     strip_from: 0,
                     b,
                     b_stride: width,
-                    c: out.get().add((sample * conv.out_channels + filter) * patches + patch),
-                    c_stride: patches,
-                    tail: if k + depth == fan_in {
-                        Tail {
-                            row_bias: bias.map_or(std::ptr::null(), |b| b.as_ptr().add(filter)),
-                            ..plain
-                        }
-                    } else {
-                        plain
+                    c,
+                    c_stride,
+                    tail: Tail {
+                        accumulate: k > 0,
+                        row_bias: bias.map_or(std::ptr::null(), |b| b.as_ptr().add(filter)),
+                        ..Tail::PLAIN
                     },
-                    prefetch: b,
+                    prefetch: next,
                 });
             }
+        }
+        if let Some(shared) = shared {
+            let block = Block { k: filter, depth: filters, first, cols };
+            // SAFETY: as above; rows of `shared` are as wide as a panel.
+            unsafe { pictures.spread(isa, shared.as_ptr(), width, block, out.get()) };
         }
     });
 }

@@ -170,10 +170,62 @@ fn large_sizes_equal_the_reference() {
     }
 }
 
+/// Batch, channels in, side, channels out, kernel, stride: grids that fill no panel alone, batches
+/// that end in the middle of one, filters and batches of several blocks of the inner dimension.
+const SMALL_GRIDS: [(usize, usize, usize, usize, usize, usize); 8] = [
+    (9, 20, 7, 70, 3, 1),
+    (41, 90, 2, 50, 3, 1),
+    (70, 3, 1, 5, 3, 1),
+    (18, 30, 7, 20, 3, 2),
+    (5, 33, 7, 100, 1, 1),
+    (6, 900, 3, 9, 1, 1),
+    (7, 13, 8, 66, 1, 2),
+    (60, 5, 4, 67, 3, 1),
+];
+
+fn small_grid(i: usize) -> Conv2d {
+    let (batch, in_channels, side, out_channels, kernel, stride) = SMALL_GRIDS[i];
+    Conv2d {
+        batch,
+        in_channels,
+        img_h: side,
+        img_w: side,
+        out_channels,
+        kernel: (kernel, kernel),
+        stride: (stride, stride),
+        padding: Padding::uniform(kernel / 2),
+    }
+}
+
+#[test]
+fn samples_that_share_panels_equal_the_reference() {
+    for conv in (0..SMALL_GRIDS.len()).map(small_grid) {
+        let pixels = values(conv.input_len(), 1);
+        let weight = values(conv.out_channels * conv.fan_in(), 2);
+        let bias = values(conv.out_channels, 3);
+        let grad = values(conv.output_len(), 4);
+        let (x, w, b, g) = (wide(&pixels), wide(&weight), wide(&bias), wide(&grad));
+        let want = reference::forward(&conv, &x, &w, Some(&b));
+        let (want_dx, want_dw, _) = reference::backward(&conv, &x, &w, &g);
+        for &isa in Isa::available() {
+            let mut out = vec![f32::NAN; conv.output_len()];
+            forward_for(isa, &conv, &pixels, &weight, Some(&bias), &mut out);
+            assert_near(&out, &want, 5e-5);
+            let mut dx = vec![f32::NAN; pixels.len()];
+            backward::grad_input_for(isa, &conv, &weight, &grad, &mut dx);
+            assert_near(&dx, &want_dx, 5e-5);
+            let mut dw = vec![f32::NAN; weight.len()];
+            backward::grad_weight_for(isa, &conv, &pixels, &grad, &mut dw);
+            assert_near(&dw, &want_dw, 5e-5);
+        }
+    }
+}
+
+/// Bit for bit, whatever else is in the batch.
 #[test]
 fn a_sample_does_not_depend_on_the_others() {
-    let one = Conv2d {
-        batch: 1,
+    let large = Conv2d {
+        batch: 5,
         in_channels: 16,
         img_h: 14,
         img_w: 14,
@@ -182,15 +234,28 @@ fn a_sample_does_not_depend_on_the_others() {
         stride: (1, 1),
         padding: Padding::uniform(1),
     };
-    let all = Conv2d { batch: 5, ..one };
-    let (pixels, weight) = (values(all.input_len(), 1), values(100 * one.fan_in(), 2));
-    let mut out = vec![0.0; all.output_len()];
-    forward(&all, &pixels, &weight, None, &mut out);
-    for n in [0, 4] {
-        let mut alone = vec![0.0; one.output_len()];
-        let pixels = &pixels[n * one.input_len()..][..one.input_len()];
-        forward(&one, pixels, &weight, None, &mut alone);
-        assert_eq!(alone, out[n * one.output_len()..][..one.output_len()]);
+    for all in (0..SMALL_GRIDS.len()).map(small_grid).chain([large]) {
+        let one = Conv2d { batch: 1, ..all };
+        let pixels = values(all.input_len(), 1);
+        let weight = values(all.out_channels * all.fan_in(), 2);
+        let bias = values(all.out_channels, 3);
+        let grad = values(all.output_len(), 4);
+        for &isa in Isa::available() {
+            let mut out = vec![0.0; all.output_len()];
+            forward_for(isa, &all, &pixels, &weight, Some(&bias), &mut out);
+            let mut dx = vec![0.0; all.input_len()];
+            backward::grad_input_for(isa, &all, &weight, &grad, &mut dx);
+            for n in [0, all.batch / 2, all.batch - 1] {
+                let own = n * one.input_len()..(n + 1) * one.input_len();
+                let own_out = n * one.output_len()..(n + 1) * one.output_len();
+                let mut alone = vec![0.0; one.output_len()];
+                forward_for(isa, &one, &pixels[own.clone()], &weight, Some(&bias), &mut alone);
+                assert_eq!(alone, out[own_out.clone()]);
+                let mut alone = vec![0.0; one.input_len()];
+                backward::grad_input_for(isa, &one, &weight, &grad[own_out], &mut alone);
+                assert_eq!(alone, dx[own]);
+            }
+        }
     }
 }
 
