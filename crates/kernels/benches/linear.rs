@@ -5,6 +5,7 @@
 //! it is the summary, weights packed beforehand and not.
 #![allow(clippy::print_stdout)] // A bench prints its figures.
 
+use ocelli_kernels::buffer::Buffer;
 use ocelli_kernels::gemm::{Epilogue, Lhs, PackedRhs, Rhs, matmul};
 use ocelli_kernels::pool;
 use std::hint::black_box;
@@ -25,12 +26,12 @@ const SHAPES: [(usize, usize, usize); 10] = [
 ];
 
 struct Layer {
-    x: Vec<f32>,
+    x: Buffer<f32>,
     /// Several copies, as a model has many layers: one alone would stay in the cache.
-    weights: Vec<Vec<f32>>,
+    weights: Vec<Buffer<f32>>,
     packed: Vec<PackedRhs>,
     bias: Vec<f32>,
-    y: Vec<f32>,
+    y: Buffer<f32>,
     shape: (usize, usize, usize),
     turn: usize,
 }
@@ -38,14 +39,17 @@ struct Layer {
 impl Layer {
     fn new((m, k, n): (usize, usize, usize)) -> Self {
         let value = |i: usize| ((i * 7919) % 2003) as f32 / 2003.0 - 0.5;
-        let weights: Vec<Vec<f32>> =
-            (0..4).map(|c| (0..k * n).map(|i| value(i + c)).collect()).collect();
+        // In the memory that tensors live in.
+        let buffer = |n: usize, shift: usize| {
+            Buffer::from_slice(&(0..n).map(|i| value(i + shift)).collect::<Vec<f32>>())
+        };
+        let weights: Vec<_> = (0..4).map(|c| buffer(k * n, c)).collect();
         Self {
-            x: (0..m * k).map(value).collect(),
+            x: buffer(m * k, 0),
             packed: weights.iter().map(|w| PackedRhs::new(k, n, Rhs::Transposed(w, k))).collect(),
             weights,
             bias: vec![0.1; n],
-            y: vec![0.0; m * n],
+            y: Buffer::zeroed(m * n),
             shape: (m, k, n),
             turn: 0,
         }

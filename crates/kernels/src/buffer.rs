@@ -1,4 +1,4 @@
-//! Pooled memory, aligned to 64 bytes.
+//! Pooled memory, aligned to 64 bytes, in huge pages where it is large.
 //!
 //! A training step allocates the same sizes again and again; with the system allocator each of
 //! them is mapped, faulted in page by page and unmapped. Here a freed buffer waits in a list of
@@ -10,6 +10,9 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Mutex;
 
 const ALIGN: usize = 64;
+/// A huge page. Buffers from this size on ask for them: a matrix walks over more small pages than
+/// the processor remembers.
+const HUGE: usize = 2 << 20;
 /// Bytes that wait in the lists at most; past it a freed buffer goes back to the system.
 const KEEP_BYTES: usize = 6 << 30;
 
@@ -62,11 +65,18 @@ impl<T: Copy> Buffer<T> {
         if ptr.is_null() {
             handle_alloc_error(layout);
         }
+        #[cfg(target_os = "linux")]
+        if bytes >= HUGE {
+            // SAFETY: whole huge pages inside our allocation; the advice changes no contents, and a
+            // system that declines it goes on with small pages.
+            unsafe { libc::madvise(ptr.cast(), bytes / HUGE * HUGE, libc::MADV_HUGEPAGE) };
+        }
         Self { ptr: ptr.cast(), len }
     }
 
     fn layout(bytes: usize) -> Layout {
-        Layout::from_size_align(bytes, ALIGN).expect("a size class is below the address space")
+        let align = if bytes >= HUGE { HUGE } else { ALIGN };
+        Layout::from_size_align(bytes, align).expect("a size class is below the address space")
     }
 }
 

@@ -22,14 +22,22 @@ struct Pool {
     open: AtomicBool,
     /// Workers inside the published task.
     active: AtomicUsize,
-    next: AtomicUsize,
-    total: AtomicUsize,
+    /// A range of tasks for each thread; who has finished his own helps with the others.
+    shares: Box<[Share]>,
     /// The two words of a `*const dyn Fn(usize)`.
     task: [AtomicUsize; 2],
     panicked: AtomicBool,
     /// One fork at a time; a second caller runs its tasks itself.
     fork: Mutex<()>,
     workers: OnceLock<Vec<(Thread, &'static AtomicBool)>>,
+}
+
+/// The tasks `next..end`, on a cache line of their own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Share {
+    next: AtomicUsize,
+    end: AtomicUsize,
 }
 
 static REQUESTED: AtomicUsize = AtomicUsize::new(0);
@@ -67,17 +75,19 @@ fn wanted_threads() -> usize {
 }
 
 fn pool() -> &'static Pool {
-    let pool = POOL.get_or_init(|| Pool {
-        threads: wanted_threads(),
-        epoch: AtomicU32::new(0),
-        open: AtomicBool::new(false),
-        active: AtomicUsize::new(0),
-        next: AtomicUsize::new(0),
-        total: AtomicUsize::new(0),
-        task: [AtomicUsize::new(0), AtomicUsize::new(0)],
-        panicked: AtomicBool::new(false),
-        fork: Mutex::new(()),
-        workers: OnceLock::new(),
+    let pool = POOL.get_or_init(|| {
+        let threads = wanted_threads();
+        Pool {
+            threads,
+            epoch: AtomicU32::new(0),
+            open: AtomicBool::new(false),
+            active: AtomicUsize::new(0),
+            shares: (0..threads).map(|_| Share::default()).collect(),
+            task: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            panicked: AtomicBool::new(false),
+            fork: Mutex::new(()),
+            workers: OnceLock::new(),
+        }
     });
     pool.workers.get_or_init(|| {
         (1..pool.threads)
@@ -85,7 +95,7 @@ fn pool() -> &'static Pool {
                 let parked: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
                 let handle = std::thread::Builder::new()
                     .name(format!("kernel-{i}"))
-                    .spawn(move || pool.work(parked))
+                    .spawn(move || pool.work(i, parked))
                     .ok()?;
                 Some((handle.thread().clone(), parked))
             })
@@ -107,7 +117,7 @@ impl Drop for Leave<'_> {
 }
 
 impl Pool {
-    fn work(&self, parked: &AtomicBool) {
+    fn work(&self, thread: usize, parked: &AtomicBool) {
         INSIDE.set(true);
         let mut seen = 0;
         loop {
@@ -137,21 +147,24 @@ impl Pool {
                 // A panic ends this worker's part; `Leave` reports it to the caller.
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                     let _report = Report(self);
-                    self.drain(task);
+                    self.drain(thread, task);
                 }));
             }
             drop(leave);
         }
     }
 
-    fn drain(&self, task: &(dyn Fn(usize) + Sync)) {
-        let total = self.total.load(Ordering::SeqCst);
-        loop {
-            let i = self.next.fetch_add(1, Ordering::Relaxed);
-            if i >= total {
-                return;
+    fn drain(&self, thread: usize, task: &(dyn Fn(usize) + Sync)) {
+        let (before, own) = self.shares.split_at(thread);
+        for share in own.iter().chain(before) {
+            let end = share.end.load(Ordering::Relaxed);
+            loop {
+                let i = share.next.fetch_add(1, Ordering::Relaxed);
+                if i >= end {
+                    break;
+                }
+                task(i);
             }
-            task(i);
         }
     }
 }
@@ -166,8 +179,8 @@ impl Drop for Report<'_> {
     }
 }
 
-/// Calls `task(0)` to `task(tasks - 1)` on all threads, in any order, and returns when all are
-/// done. Inside a task, or while another thread forks, the calls run on the calling thread.
+/// Calls `task(0)` to `task(tasks - 1)` on all threads and returns when all are done. Neighbouring
+/// tasks mostly run on one thread, one after the other, but any order may happen. Inside a task, or while another thread forks, the calls run on the calling thread.
 ///
 /// # Panics
 /// If a task panicked on a worker.
@@ -183,8 +196,10 @@ pub fn parallel_for(tasks: usize, task: impl Fn(usize) + Sync) {
     let words = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), [usize; 2]>(object) };
     pool.task[0].store(words[0], Ordering::SeqCst);
     pool.task[1].store(words[1], Ordering::SeqCst);
-    pool.total.store(tasks, Ordering::SeqCst);
-    pool.next.store(0, Ordering::SeqCst);
+    for (thread, share) in pool.shares.iter().enumerate() {
+        share.end.store(tasks * (thread + 1) / pool.threads, Ordering::SeqCst);
+        share.next.store(tasks * thread / pool.threads, Ordering::SeqCst);
+    }
     pool.panicked.store(false, Ordering::SeqCst);
     pool.open.store(true, Ordering::SeqCst);
     pool.epoch.fetch_add(1, Ordering::SeqCst);
@@ -212,7 +227,7 @@ pub fn parallel_for(tasks: usize, task: impl Fn(usize) + Sync) {
     }
     INSIDE.set(true);
     let close = Close(pool);
-    pool.drain(object);
+    pool.drain(0, object);
     drop(close);
     assert!(!pool.panicked.load(Ordering::SeqCst), "a kernel task panicked on a worker thread");
 }

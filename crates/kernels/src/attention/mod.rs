@@ -14,7 +14,7 @@ pub use backward::{Grads, backward};
 pub use forward::forward;
 
 use crate::buffer::Buffer;
-use crate::gemm::{Panel, Tail, panel_width};
+use crate::gemm::{Next, Panel, Tail, panel_width};
 use crate::simd::Isa;
 
 /// Sizes of an attention.
@@ -196,7 +196,7 @@ unsafe fn times_rows(
                 c: c.add(col),
                 c_stride,
                 tail: Tail { accumulate, ..Tail::PLAIN },
-                prefetch: b_at,
+                next: Next { at: b_at, stride: b.stride },
             });
         }
     }
@@ -231,7 +231,7 @@ unsafe fn times_panels(
                 c: c.add(key - from),
                 c_stride,
                 tail: Tail::PLAIN,
-                prefetch: b,
+                next: Next { at: b, stride: width },
             });
         }
     }

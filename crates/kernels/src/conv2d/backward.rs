@@ -7,7 +7,7 @@ use super::columns::{Block, Layout, Panels, SLACK, copy};
 use super::{Conv2d, DEPTH, Padding, pad_all, product};
 use crate::batch_norm::plane::sum;
 use crate::buffer::Buffer;
-use crate::gemm::{Panel, Tail, pack_transposed, panel_fn, panel_width};
+use crate::gemm::{Next, Panel, Tail, pack_transposed, panel_fn, panel_width};
 use crate::pool::{Shared, parallel_for};
 use crate::simd::{Isa, Vector, dispatch};
 use std::ops::Range;
@@ -194,7 +194,7 @@ pub(super) fn grad_input_for(
                         c: columns.as_mut_ptr().add(range.start),
                         c_stride: stride,
                         tail: Tail { accumulate: from > 0, ..Tail::PLAIN },
-                        prefetch: b.wrapping_add(depth * width),
+                        next: Next { at: b.wrapping_add(depth * width), stride: width },
                     });
                 }
             }
@@ -331,7 +331,7 @@ fn correlate(isa: Isa, conv: &Conv2d, pixels: &[f32], grad_out: &[f32], to: &mut
                         c: to.get().add(k * filters + p * width),
                         c_stride: filters,
                         tail: Tail { accumulate: first > 0, ..Tail::PLAIN },
-                        prefetch: next,
+                        next: Next { at: next, stride: width },
                     });
                 }
             }

@@ -120,9 +120,8 @@ impl Layout {
                     unsafe { copy::<V>(from.as_ptr(), to.as_mut_ptr(), from.len().min(to.len())) };
                     return;
                 }
-                for (to, from) in to.iter_mut().zip(from.iter().step_by(step)) {
-                    *to = *from;
-                }
+                // A step known to the compiler becomes shuffles of vectors.
+                if step == 2 { take_every(2, from, to) } else { take_every(step, from, to) }
             });
         }
         let layout = self;
@@ -341,6 +340,18 @@ impl Layout {
                 (ky, channel) = (0, channel + 1);
             }
         }
+    }
+}
+
+/// The first value of every `step` of `from`, until either slice ends.
+#[inline(always)]
+fn take_every(step: usize, from: &[f32], to: &mut [f32]) {
+    let whole = from.chunks_exact(step);
+    if let (Some(to), Some(from)) = (to.get_mut(whole.len()), whole.remainder().first()) {
+        *to = *from;
+    }
+    for (to, from) in to.iter_mut().zip(whole) {
+        *to = from[0];
     }
 }
 

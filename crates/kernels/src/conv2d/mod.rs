@@ -23,7 +23,7 @@ pub use backward::{grad_bias, grad_input, grad_weight};
 pub use standardise::{standardise_backward, standardise_forward};
 
 use crate::buffer::Buffer;
-use crate::gemm::{Panel, Tail, panel_fn, panel_width};
+use crate::gemm::{Next, Panel, Tail, panel_fn, panel_width};
 use crate::pool::{Shared, parallel_for, threads};
 use crate::simd::Isa;
 use columns::{Block, Layout, Panels, SLACK};
@@ -258,9 +258,9 @@ fn product(
                 layout.gather(isa, padded.as_ptr(), Block { k, depth, first, cols }, b, width);
                 let next = if conv.is_pointwise() && patch + cols < patches {
                     let at = (sample * fan_in + k) * patches + patch + cols;
-                    pixels.as_ptr().add(at)
+                    Next { at: pixels.as_ptr().add(at), stride: patches }
                 } else {
-                    b.cast_const()
+                    Next { at: b, stride: width }
                 };
                 run(&Panel {
                     rows: filters,
@@ -280,7 +280,7 @@ fn product(
                         row_bias: bias.map_or(std::ptr::null(), |b| b.as_ptr().add(filter)),
                         ..Tail::PLAIN
                     },
-                    prefetch: next,
+                    next,
                 });
             }
         }

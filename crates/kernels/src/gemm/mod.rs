@@ -11,18 +11,18 @@ pub mod reference;
 mod tile;
 
 pub(crate) use pack::{pack_row_major, pack_transposed};
-pub(crate) use tile::{Panel, Tail, panel_fn, panel_width};
+pub(crate) use tile::{Next, Panel, Tail, panel_fn, panel_width};
 
 use crate::activation::Activation;
 use crate::buffer::Buffer;
 use crate::pool::{Shared, parallel_for, threads};
 use crate::simd::Isa;
 
-/// Inner dimension up to which a panel is walked in one go; longer ones go in blocks of
-/// [`BLOCK`], so that a block of the panel stays in the second-level cache.
-const WHOLE: usize = 1024;
-/// Inner dimension of a block.
-const BLOCK: usize = 768;
+/// The longest inner dimension that is walked in one go: a panel of it stays in the second-level
+/// cache. Longer ones go in even blocks.
+const BLOCK: usize = 3072;
+/// The same where panels are packed on the way, and what they are packed from needs room as well.
+const PACKED_BLOCK: usize = 1024;
 
 /// The left operand `[m, k]`.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,19 @@ pub enum Rhs<'a> {
     Transposed(&'a [f32], usize),
 }
 
+impl Rhs<'_> {
+    /// Where panel `p` is read from, inner value `from` first.
+    fn source(&self, (p, from): (usize, usize), width: usize, k: usize) -> Next {
+        let (data, at, stride) = match *self {
+            Rhs::Packed(packed) => (&packed.panels[..], (p * k + from) * width, width),
+            Rhs::RowMajor(data, stride) => (data, from * stride + p * width, stride),
+            // As many values one after the other, where rows touch.
+            Rhs::Transposed(data, stride) => (data, p * width * stride + from * width, width),
+        };
+        Next { at: data.as_ptr().wrapping_add(at), stride }
+    }
+}
+
 /// A right operand in the panels that the kernels read.
 #[derive(Debug)]
 pub struct PackedRhs {
@@ -81,7 +94,7 @@ impl PackedRhs {
         check_rhs(k, n, rhs);
         parallel_for(panels, |p| {
             // SAFETY: each task writes its own panel.
-            unsafe { pack_panel(isa, k, n, rhs, p, out.get().add(p * width * k)) }
+            unsafe { pack_panel(isa, (0, k), n, rhs, p, out.get().add(p * width * k)) }
         });
         Self { panels: buffer, k, n, isa }
     }
@@ -136,20 +149,29 @@ fn span(rows: usize, stride: usize, len: usize) -> usize {
     if rows == 0 { 0 } else { (rows - 1) * stride + len }
 }
 
-/// Packs panel `p` of `rhs` to `to`.
-unsafe fn pack_panel(isa: Isa, k: usize, n: usize, rhs: Rhs, p: usize, to: *mut f32) {
+/// Packs the inner values `from..from + depth` of panel `p` of `rhs` to `to`.
+unsafe fn pack_panel(
+    isa: Isa,
+    (from, depth): (usize, usize),
+    n: usize,
+    rhs: Rhs,
+    p: usize,
+    to: *mut f32,
+) {
     let width = panel_width(isa);
     let first = p * width;
     let cols = width.min(n - first);
-    // SAFETY: `check_rhs` compared the slices with the sizes; `to` has room for `k * width`.
+    // SAFETY: `check_rhs` compared the slices with the sizes; `to` has room for `depth * width`.
     unsafe {
         match rhs {
             Rhs::Packed(_) => unreachable!("a packed operand is not packed again"),
             Rhs::RowMajor(data, stride) => {
-                pack_row_major(isa, data.as_ptr().add(first), stride, k, cols, to);
+                let data = data.as_ptr().add(from * stride + first);
+                pack_row_major(isa, data, stride, depth, cols, to);
             }
             Rhs::Transposed(data, stride) => {
-                pack_transposed(isa, data.as_ptr().add(first * stride), stride, k, cols, to);
+                let data = data.as_ptr().add(first * stride + from);
+                pack_transposed(isa, data, stride, depth, cols, to);
             }
         }
     }
@@ -225,6 +247,9 @@ fn matmul_for(
         unsafe { pack::pack_strips(isa, m, k, rows_per_chunk, lhs.data.as_ptr(), lhs.k_stride) }
     });
 
+    let longest = if matches!(rhs, Rhs::Packed(_)) { BLOCK } else { PACKED_BLOCK };
+    let block = k.div_ceil(k.div_ceil(longest).max(1)).max(1);
+
     let out = Shared::new(out);
     let pre = epilogue.pre_activation.map(Shared::new);
     let run = panel_fn(isa);
@@ -237,14 +262,6 @@ fn matmul_for(
         let mut scratch = None;
         // SAFETY: tasks write disjoint tiles of the output; all sizes were checked above.
         unsafe {
-            let (b, next) = if let Rhs::Packed(packed) = rhs {
-                let b = packed.panels.as_ptr().add(p * width * k);
-                (b, if p + 1 < panels { b.add(width * k) } else { b })
-            } else {
-                let scratch = scratch.insert(Buffer::uninit(width * k));
-                pack_panel(isa, k, n, rhs, p, scratch.as_mut_ptr());
-                (scratch.as_ptr(), scratch.as_ptr())
-            };
             let at = row * out_stride + col;
             let tail = Tail {
                 bias: epilogue.bias.map_or(std::ptr::null(), |b| b.as_ptr().add(col)),
@@ -254,15 +271,22 @@ fn matmul_for(
                 residual: epilogue.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at)),
                 accumulate: epilogue.accumulate,
             };
-            let block = if k > WHOLE { BLOCK } else { k.max(1) };
             let mut from = 0;
             loop {
                 let depth = block.min(k - from);
                 let (first, last) = (from == 0, from + depth >= k);
-                let (a, strips_of) = match &strips {
+                let b = if let Rhs::Packed(packed) = rhs {
+                    packed.panels.as_ptr().add((p * k + from) * width)
+                } else {
+                    let scratch = scratch.get_or_insert_with(|| Buffer::uninit(width * block));
+                    pack_panel(isa, (from, depth), n, rhs, p, scratch.as_mut_ptr());
+                    scratch.as_ptr()
+                };
+                let (a, strip_depth) = match &strips {
                     Some(s) => (s.as_ptr().add(row * k), k),
                     None => (lhs.data.as_ptr().add(row * lhs.row_stride + from), 0),
                 };
+                let next = if last { ((p + 1) % panels, 0) } else { (p, from + depth) };
                 run(&Panel {
                     rows,
                     cols,
@@ -270,9 +294,9 @@ fn matmul_for(
                     a,
                     a_stride: lhs.row_stride,
                     k_stride: 1,
-                    strip_depth: strips_of,
+                    strip_depth,
                     strip_from: from,
-                    b: b.add(from * width),
+                    b,
                     b_stride: width,
                     c: out.get().add(at),
                     c_stride: out_stride,
@@ -281,10 +305,10 @@ fn matmul_for(
                     } else {
                         Tail { accumulate: tail.accumulate || !first, ..Tail::PLAIN }
                     },
-                    prefetch: next.add(from * width),
+                    next: rhs.source(next, width, k),
                 });
                 from += depth;
-                if from >= k {
+                if last {
                     break;
                 }
             }

@@ -1,9 +1,9 @@
 //! Packing: right operands into panels, transposed left operands into strips.
 
-use super::tile::{deal, panel_width};
+use super::tile::deal;
 use crate::buffer::Buffer;
 use crate::pool::{Shared, parallel_for};
-use crate::simd::{Isa, Vector, dispatch, load_up_to};
+use crate::simd::{Isa, Vector, dispatch, load_up_to, store_up_to};
 
 /// Writes `k` rows of `cols` values, `stride` apart, as one panel; missing columns become 0.
 ///
@@ -96,8 +96,9 @@ pub(crate) unsafe fn pack_transposed(
     }
 }
 
-/// Inner values that one task moves.
-const STRIP_STEP: usize = 64;
+/// Inner values that one task moves: a row of one tile from each, which stay in the first-level
+/// cache until the next tile takes its part of the same lines.
+const STRIP_STEP: usize = 32;
 
 /// Brings a transposed left operand (`k` rows of `m` values, `stride` apart) into strips: per tile
 /// of rows, the inner dimension outermost. A chunk of `rows_per_chunk` rows is dealt by itself, as
@@ -113,35 +114,68 @@ pub(super) unsafe fn pack_strips(
     from: *const f32,
     stride: usize,
 ) -> Buffer<f32> {
-    let most = if isa == Isa::Portable { 4 } else { 6 };
-    debug_assert!(panel_width(isa) >= most);
     let mut buffer = Buffer::uninit(m * k);
     let out = Shared::new(&mut buffer);
     let from = from as usize; // An address may cross threads; it is read only.
     parallel_for(k.div_ceil(STRIP_STEP), |task| {
         let first = task * STRIP_STEP;
-        let steps = STRIP_STEP.min(k - first);
-        let mut chunk = 0;
-        while chunk < m {
-            let rows = rows_per_chunk.min(m - chunk);
-            let dealing = deal(rows, most);
-            let mut row = chunk;
-            for t in 0..dealing.tiles {
-                let height = dealing.base + usize::from(t < dealing.more);
-                // SAFETY: tasks write disjoint inner values of each strip.
-                unsafe {
-                    let to = out.get().add(row * k + first * height);
-                    let from = (from as *const f32).add(row + first * stride);
-                    for s in 0..steps {
-                        for i in 0..height {
-                            *to.add(s * height + i) = *from.add(s * stride + i);
-                        }
-                    }
-                }
-                row += height;
+        let depth = STRIP_STEP.min(k - first);
+        let mut row = 0;
+        while row < m {
+            let rows = rows_per_chunk.min(m - row);
+            // SAFETY: tasks write disjoint inner values of each strip.
+            unsafe {
+                let from = (from as *const f32).add(row + first * stride);
+                strips_of_chunk(isa, rows, k, depth, from, stride, out.get().add(row * k), first);
             }
-            chunk += rows;
+            row += rows;
         }
     });
     buffer
+}
+
+/// The inner values `first..first + depth` of all strips of a chunk.
+unsafe fn strips_of_chunk(
+    isa: Isa,
+    rows: usize,
+    k: usize,
+    depth: usize,
+    from: *const f32,
+    stride: usize,
+    to: *mut f32,
+    first: usize,
+) {
+    #[inline(always)]
+    unsafe fn strips<V: Vector>(
+        rows: usize,
+        k: usize,
+        depth: usize,
+        from: *const f32,
+        stride: usize,
+        to: *mut f32,
+        first: usize,
+    ) {
+        let dealing = deal(rows, V::TILE_ROWS);
+        let mut row = 0;
+        for t in 0..dealing.tiles {
+            let height = dealing.base + usize::from(t < dealing.more);
+            // SAFETY: by the caller.
+            unsafe {
+                let (from, to) = (from.add(row), to.add(row * k + first * height));
+                for s in 0..depth {
+                    store_up_to(
+                        load_up_to::<V>(from.add(s * stride), height),
+                        to.add(s * height),
+                        height,
+                    );
+                }
+            }
+            row += height;
+        }
+    }
+    // SAFETY: by the caller; the instruction set is there.
+    unsafe {
+        dispatch!(isa, strips(rows: usize, k: usize, depth: usize, from: *const f32, stride: usize,
+            to: *mut f32, first: usize));
+    }
 }

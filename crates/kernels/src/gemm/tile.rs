@@ -59,9 +59,34 @@ pub(crate) struct Panel {
     /// Also of the residual and of the values before the activation.
     pub(crate) c_stride: usize,
     pub(crate) tail: Tail,
-    /// Where the next panel begins; brought to the cache on the way.
-    pub(crate) prefetch: *const f32,
+    /// What is read next, brought to the second-level cache on the way.
+    pub(crate) next: Next,
 }
+
+/// `depth` rows as wide as a panel, `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Next {
+    pub(crate) at: *const f32,
+    pub(crate) stride: usize,
+}
+
+impl Next {
+    /// The lines that tile `t` asks for, one per four inner steps: where they begin and how far
+    /// they are apart, in values. Sixteen tiles bring everything; later ones keep it fresh.
+    #[inline(always)]
+    fn lines(self, t: usize, depth: usize, width: usize) -> (*const f32, usize) {
+        let per_tile = depth / 4;
+        let (at, step) = if self.stride == width {
+            (t % 16 * per_tile * LINE, LINE)
+        } else {
+            (t % 4 * LINE + t / 4 % 4 * per_tile * self.stride, self.stride)
+        };
+        (self.at.wrapping_add(at), step)
+    }
+}
+
+/// Values in a cache line.
+const LINE: usize = 16;
 
 /// The panel kernel of an instruction set.
 pub(crate) fn panel_fn(isa: Isa) -> unsafe fn(&Panel) {
@@ -88,28 +113,27 @@ pub(super) fn deal(rows: usize, most: usize) -> Dealing {
 unsafe fn panel<V: Vector>(p: &Panel) {
     let Dealing { tiles, base, more } = deal(p.rows, V::TILE_ROWS);
     let vectors = p.cols.div_ceil(V::LANES);
+    // Whole vectors with nothing but sums go to the output straight from the registers.
+    let direct = p.cols == vectors * V::LANES
+        && p.tail.activation == Activation::None
+        && p.tail.pre.is_null();
     let mut row = 0;
-    // A line of the next panel per four inner steps, spread over the tiles.
-    let lines_per_tile = p.depth / 4;
     for t in 0..tiles {
         let rows = base + usize::from(t < more);
-        let mut tile = Scratch([0.0; TILE]);
+        let (next, next_step) = p.next.lines(t, p.depth, V::TILE_VECTORS * V::LANES);
+        let mut scratch = Scratch([0.0; TILE]);
         // SAFETY: by the caller, `a`, `b` and `c` reach over the sizes given.
         unsafe {
-            let prefetch = p.prefetch.wrapping_add(t * lines_per_tile * 16);
-            if p.strip_depth == 0 {
-                let a = p.a.add(row * p.a_stride);
-                if p.k_stride == 1 {
-                    rows_of::<V, true>(p, rows, vectors, a, p.a_stride, 1, &mut tile, prefetch);
-                } else {
-                    let (r, k) = (p.a_stride, p.k_stride);
-                    rows_of::<V, false>(p, rows, vectors, a, r, k, &mut tile, prefetch);
-                }
+            let (a, row_stride, k_stride) = if p.strip_depth == 0 {
+                (p.a.add(row * p.a_stride), p.a_stride, p.k_stride)
             } else {
-                let a = p.a.add(row * p.strip_depth + p.strip_from * rows);
-                rows_of::<V, false>(p, rows, vectors, a, 1, rows, &mut tile, prefetch);
+                (p.a.add(row * p.strip_depth + p.strip_from * rows), 1, rows)
+            };
+            let tile = Tile { row, a, row_stride, k_stride, next, next_step, direct };
+            product_of_size::<V>(p, rows, vectors, &tile, &mut scratch);
+            if !direct {
+                finish::<V>(p, row, rows, vectors, &scratch);
             }
-            finish::<V>(p, row, rows, vectors, &tile);
         }
         row += rows;
     }
@@ -118,23 +142,36 @@ unsafe fn panel<V: Vector>(p: &Panel) {
 #[repr(align(64))]
 struct Scratch([f32; TILE]);
 
-#[inline(always)]
-unsafe fn rows_of<V: Vector, const UNIT: bool>(
-    p: &Panel,
-    rows: usize,
-    vectors: usize,
+/// What differs from tile to tile.
+struct Tile {
+    row: usize,
     a: *const f32,
     row_stride: usize,
     k_stride: usize,
-    tile: &mut Scratch,
-    prefetch: *const f32,
+    next: *const f32,
+    next_step: usize,
+    direct: bool,
+}
+
+/// [`product`] for `rows` and `vectors`: one function for each size, as a single one for all of them
+/// would keep its addresses on the stack.
+#[inline(always)]
+unsafe fn product_of_size<V: Vector>(
+    p: &Panel,
+    rows: usize,
+    vectors: usize,
+    tile: &Tile,
+    scratch: &mut Scratch,
 ) {
     macro_rules! pick {
         ($($r:literal $v:literal),*) => {
-            match (rows, vectors) {
+            match (rows, vectors, tile.k_stride) {
                 // Sizes above the vector's own tile never come; the test lets them compile away.
-                $(($r, $v) if $r <= V::TILE_ROWS && $v <= V::TILE_VECTORS => {
-                    product::<V, $r, $v, UNIT>(p, a, row_stride, k_stride, tile, prefetch)
+                $(($r, $v, 1) if $r <= V::TILE_ROWS && $v <= V::TILE_VECTORS => {
+                    sized::<V, $r, $v, true>(p, tile, scratch);
+                }
+                ($r, $v, _) if $r <= V::TILE_ROWS && $v <= V::TILE_VECTORS => {
+                    sized::<V, $r, $v, false>(p, tile, scratch);
                 })*
                 _ => {}
             }
@@ -147,21 +184,59 @@ unsafe fn rows_of<V: Vector, const UNIT: bool>(
     }
 }
 
-/// Sums in registers over the whole depth, then written to `tile` with rows of 64.
+/// Calls [`product`] in a function of its own that carries the features of `V`.
+#[inline(always)]
+unsafe fn sized<V: Vector, const ROWS: usize, const VECTORS: usize, const UNIT: bool>(
+    p: &Panel,
+    tile: &Tile,
+    scratch: &mut Scratch,
+) {
+    #[cfg(target_arch = "x86_64")]
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    unsafe fn avx512<const ROWS: usize, const VECTORS: usize, const UNIT: bool>(
+        p: &Panel,
+        tile: &Tile,
+        scratch: &mut Scratch,
+    ) {
+        // SAFETY: this function carries the features; the rest is the callee's contract.
+        unsafe { product::<crate::simd::Avx512, ROWS, VECTORS, UNIT>(p, tile, scratch) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(never)]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2<const ROWS: usize, const VECTORS: usize, const UNIT: bool>(
+        p: &Panel,
+        tile: &Tile,
+        scratch: &mut Scratch,
+    ) {
+        // SAFETY: as above.
+        unsafe { product::<crate::simd::Avx2, ROWS, VECTORS, UNIT>(p, tile, scratch) }
+    }
+    // SAFETY: by the caller, who runs on `V`.
+    unsafe {
+        match V::ISA {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::<ROWS, VECTORS, UNIT>(p, tile, scratch),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::<ROWS, VECTORS, UNIT>(p, tile, scratch),
+            _ => product::<crate::simd::Portable, ROWS, VECTORS, UNIT>(p, tile, scratch),
+        }
+    }
+}
+
+/// Sums in registers over the whole depth, then written to the output or to rows of 64 of `scratch`.
 #[inline(always)]
 unsafe fn product<V: Vector, const ROWS: usize, const VECTORS: usize, const UNIT: bool>(
     p: &Panel,
-    a: *const f32,
-    row_stride: usize,
-    k_stride: usize,
-    tile: &mut Scratch,
-    prefetch: *const f32,
+    tile: &Tile,
+    scratch: &mut Scratch,
 ) {
-    // SAFETY: by the caller; `tile` has room for 6 rows of 64.
+    // SAFETY: by the caller; `scratch` has room for 6 rows of 64.
     unsafe {
-        let k_stride = if UNIT { 1 } else { k_stride };
+        let (row_stride, k_stride) = (tile.row_stride, if UNIT { 1 } else { tile.k_stride });
         let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
-        let (mut a, mut b, mut next) = (a, p.b, prefetch);
+        let (mut a, mut b, mut next) = (tile.a, p.b, tile.next);
         macro_rules! step {
             ($a:expr, $b:expr) => {
                 let (a, b) = ($a, $b);
@@ -179,7 +254,7 @@ unsafe fn product<V: Vector, const ROWS: usize, const VECTORS: usize, const UNIT
         }
         for _ in 0..p.depth / 4 {
             V::prefetch(next);
-            next = next.wrapping_add(16);
+            next = next.wrapping_add(tile.next_step);
             step!(a, b);
             step!(a.add(k_stride), b.add(p.b_stride));
             step!(a.add(2 * k_stride), b.add(2 * p.b_stride));
@@ -192,9 +267,62 @@ unsafe fn product<V: Vector, const ROWS: usize, const VECTORS: usize, const UNIT
             a = a.add(k_stride);
             b = b.add(p.b_stride);
         }
+        if tile.direct {
+            add_and_store(p, tile.row, &mut sums);
+        } else {
+            for r in 0..ROWS {
+                for v in 0..VECTORS {
+                    sums[r][v].store(scratch.0.as_mut_ptr().add(r * 64 + v * V::LANES));
+                }
+            }
+        }
+    }
+}
+
+/// The tail without an activation, on whole vectors in registers.
+#[inline(always)]
+unsafe fn add_and_store<V: Vector, const ROWS: usize, const VECTORS: usize>(
+    p: &Panel,
+    row: usize,
+    sums: &mut [[V; VECTORS]; ROWS],
+) {
+    let tail = &p.tail;
+    let at = |r: usize, v: usize| (row + r) * p.c_stride + v * V::LANES;
+    // SAFETY: by the caller.
+    unsafe {
+        if tail.accumulate {
+            for r in 0..ROWS {
+                for v in 0..VECTORS {
+                    sums[r][v] = sums[r][v].add(V::load(p.c.add(at(r, v))));
+                }
+            }
+        }
+        if !tail.bias.is_null() {
+            for v in 0..VECTORS {
+                let bias = V::load(tail.bias.add(v * V::LANES));
+                for r in 0..ROWS {
+                    sums[r][v] = sums[r][v].add(bias);
+                }
+            }
+        }
+        if !tail.row_bias.is_null() {
+            for r in 0..ROWS {
+                let bias = V::splat(*tail.row_bias.add(row + r));
+                for v in 0..VECTORS {
+                    sums[r][v] = sums[r][v].add(bias);
+                }
+            }
+        }
+        if !tail.residual.is_null() {
+            for r in 0..ROWS {
+                for v in 0..VECTORS {
+                    sums[r][v] = sums[r][v].add(V::load(tail.residual.add(at(r, v))));
+                }
+            }
+        }
         for r in 0..ROWS {
             for v in 0..VECTORS {
-                sums[r][v].store(tile.0.as_mut_ptr().add(r * 64 + v * V::LANES));
+                sums[r][v].store(p.c.add(at(r, v)));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Eight f32 in an AVX register, with FMA.
 
-use super::Vector;
+use super::{Isa, Vector};
 #[allow(clippy::wildcard_imports)] // Intrinsics carry their module in their names.
 use std::arch::x86_64::*;
 
@@ -18,6 +18,7 @@ unsafe fn first(n: usize) -> __m256i {
 
 // SAFETY of the blocks below: the contract of `Vector`.
 impl Vector for Avx2 {
+    const ISA: Isa = Isa::Avx2;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 6;
     const TILE_VECTORS: usize = 2;

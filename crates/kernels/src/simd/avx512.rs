@@ -1,6 +1,6 @@
 //! Sixteen f32 in an AVX-512 register.
 
-use super::Vector;
+use super::{Isa, Vector};
 #[allow(clippy::wildcard_imports)] // Intrinsics carry their module in their names.
 use std::arch::x86_64::*;
 
@@ -16,6 +16,7 @@ fn first(n: usize) -> __mmask16 {
 
 // SAFETY of the blocks below: the contract of `Vector`.
 impl Vector for Avx512 {
+    const ISA: Isa = Isa::Avx512;
     const LANES: usize = 16;
     const TILE_ROWS: usize = 6;
     const TILE_VECTORS: usize = 4;

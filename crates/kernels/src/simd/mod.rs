@@ -27,6 +27,8 @@ use std::sync::OnceLock;
 // One contract for all methods, stated above; the methods are operators, not builders.
 #[allow(clippy::missing_safety_doc, clippy::return_self_not_must_use)]
 pub trait Vector: Copy {
+    /// The instruction set.
+    const ISA: Isa;
     /// Values in a vector.
     const LANES: usize;
     /// Rows of a matrix-product tile.

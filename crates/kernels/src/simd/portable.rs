@@ -1,6 +1,6 @@
 //! Eight f32 in plain Rust, for machines without AVX2.
 
-use super::Vector;
+use super::{Isa, Vector};
 
 /// Eight f32; the compiler uses whatever the target guarantees.
 #[derive(Clone, Copy)]
@@ -16,6 +16,7 @@ impl Portable {
 
 // SAFETY of the blocks below: the contract of `Vector` makes the pointers valid.
 impl Vector for Portable {
+    const ISA: Isa = Isa::Portable;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 4;
     const TILE_VECTORS: usize = 2;
