@@ -227,6 +227,36 @@ fn a_batch_of_broken_pictures_alone_is_passed_over() {
 }
 
 #[test]
+fn parts_are_the_batches_they_make_up() {
+    let data = Arc::new(Dataset::open(&[drawings("parts", 43, &[11, 12, 30])]).unwrap());
+    for (drop_last, part_size) in [(false, 3), (true, 3), (false, 1), (true, 8), (false, 20)] {
+        let config = LoaderConfig { drop_last, on_broken: OnBroken::Skip { limit: 9 }, ..config() };
+        let whole = run(&data, config.clone(), None);
+        let loader = Loader::new(Arc::clone(&data), LoaderConfig { threads: 3, ..config }).unwrap();
+        let mut joined: Vec<Batch> = Vec::new();
+        let mut is_within = false;
+        for part in loader.parts(&loader.start(), part_size).unwrap() {
+            let mut part = part.unwrap();
+            assert!(part.keys.len() <= part_size);
+            let ends_batch = part.ends_batch;
+            if is_within {
+                let batch = joined.last_mut().unwrap();
+                batch.pixels.append(&mut part.pixels);
+                batch.captions.append(&mut part.captions);
+                batch.labels.append(&mut part.labels);
+                batch.keys.append(&mut part.keys);
+                batch.state_after = part.state_after;
+            } else {
+                joined.push(part);
+            }
+            is_within = !ends_batch;
+        }
+        assert!(!is_within);
+        assert_same(&joined, &whole);
+    }
+}
+
+#[test]
 fn evaluation_shows_what_a_model_sees_in_use() {
     let data = Arc::new(Dataset::open(&[drawings("evaluation", 11, &[])]).unwrap());
     let processor = Processor::openai(SIDE);

@@ -136,6 +136,13 @@ impl Gradients {
         self.0.remove(&leaf.node()?.id())
     }
 
+    /// Multiplies all of them by `factor`.
+    pub fn scale(&mut self, factor: f32) {
+        for grad in self.0.values_mut() {
+            ocelli_kernels::elementwise::scale_assign(grad.values_mut(), factor);
+        }
+    }
+
     /// Adds the gradients of another run.
     pub fn add(&mut self, other: Self) {
         for (id, grad) in other.0 {

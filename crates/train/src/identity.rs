@@ -3,7 +3,8 @@
 use crate::config::TrainConfig;
 use crate::setup::Setup;
 use crate::{Error, Result};
-use serde_json::json;
+use ocelli_data::dataset::Fingerprint;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Refuses to go on with a run of another model, other data or another objective.
@@ -24,8 +25,31 @@ pub(crate) fn check_same_run(config: &TrainConfig, recipe: &Path, folder: &Path)
     }
 }
 
+/// The fingerprints of all training data.
+pub(crate) fn fingerprints(config: &TrainConfig) -> Result<Vec<Fingerprint>> {
+    config.data.sources.iter().map(|source| Ok(source.fingerprint()?)).collect()
+}
+
+/// A warning for each source that is not as `env.json` says it was when the run was last begun.
+pub(crate) fn changed_data(env: &Path, now: &[Fingerprint]) -> Vec<String> {
+    let sources = || {
+        let env: Value = serde_json::from_slice(&std::fs::read(env).ok()?).ok()?;
+        serde_json::from_value::<Vec<Fingerprint>>(env.get("sources")?.clone()).ok()
+    };
+    let before = sources().unwrap_or_default();
+    let changed = before.iter().zip(now).filter(|(before, now)| before != now);
+    let warning = |(before, now): (&Fingerprint, &Fingerprint)| {
+        format!(
+            "warning: {} is not what the run began with ({} files of {} bytes then, {} of {} now, or \
+             other names or contents); its losses will not be those of one run",
+            now.path, before.files, before.bytes, now.files, now.bytes
+        )
+    };
+    changed.map(warning).collect()
+}
+
 /// `env.json`: what else a result may depend on.
-pub(crate) fn environment(config: &TrainConfig, setup: &Setup) -> serde_json::Value {
+pub(crate) fn environment(config: &TrainConfig, setup: &Setup, data: &[Fingerprint]) -> Value {
     let dataset = setup.loader.dataset();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -36,6 +60,6 @@ pub(crate) fn environment(config: &TrainConfig, setup: &Setup) -> serde_json::Va
         "seed": config.train.seed,
         "samples": dataset.len(),
         "classes": setup.class_count,
-        "sources": config.data.sources.iter().map(|s| &s.path).collect::<Vec<_>>(),
+        "sources": data,
     })
 }

@@ -77,8 +77,7 @@ impl Plan {
         let learns = |part| rules.iter().any(|r| Part::of(&r.parameter) == part);
         // A gradient costs two forward passes; a contrastive step in parts needs the features of all
         // of them first, and what the tape does not keep is computed again.
-        let again = u8::from(micro < global && config.model.family == Family::Clip)
-            + u8::from(train.grad_checkpointing);
+        let again = u8::from(train.reads_twice()) + u8::from(train.grad_checkpointing);
         let passes = |part| if learns(part) { f64::from(3 + again) } else { 1.0 };
         let operations = |cost: Cost, part| cost.operations * passes(part) * global as f64;
         let side = learner.image_size();
@@ -92,8 +91,8 @@ impl Plan {
             gradients: 4 * table.learning(),
             moments: 4 * moments * table.learning(),
             activations: 4 * micro * (vision + text).values,
-            // Two batches wait while one is in use.
-            pixels: 4 * 3 * side * side * global * 3,
+            // Two parts wait while one is in use.
+            pixels: 4 * 3 * side * side * micro * 3 * (1 + usize::from(train.reads_twice())),
             cache: config.data.cache.map_or(0, |c| c.bytes as usize),
             operations: operations(vision, Part::Vision) + operations(text, Part::Text),
             speed: 0.0,

@@ -4,13 +4,13 @@ use crate::checkpoint::{Checkpoints, TrainerState, write_atomically, write_json}
 use crate::config::TrainConfig;
 use crate::evaluation::Evaluation;
 use crate::export::export;
-use crate::identity::{check_same_run, environment};
+use crate::identity::{changed_data, check_same_run, environment, fingerprints};
 use crate::optimiser::Optimiser;
 use crate::progress::{Progress, Show};
 use crate::record::Recorder;
 use crate::schedule::Schedule;
 use crate::setup::Setup;
-use crate::step::{check, clamp_temperature, outcome};
+use crate::step::{Feed, Taken, check, clamp_temperature, outcome};
 use crate::{Error, Result};
 use ocelli_data::dataset::DataState;
 use std::path::PathBuf;
@@ -102,11 +102,13 @@ impl<'a> Trainer<'a> {
         let mut progress = Progress::open(options.show, folder, state.step, setup.total_steps)?;
         let plan = setup.plan(config).to_string();
         write_atomically(&folder.join("params.txt"), plan.as_bytes())?;
-        write_json(&folder.join("env.json"), &environment(config, &setup))?;
+        let (env, data_now) = (folder.join("env.json"), fingerprints(config)?);
         progress.line(&plan);
         if state.step > 0 {
             progress.line(&format!("resuming after step {}", state.step));
+            changed_data(&env, &data_now).iter().for_each(|warning| progress.line(warning));
         }
+        write_json(&env, &environment(config, &setup, &data_now))?;
         Ok(Self {
             config,
             options,
@@ -125,16 +127,15 @@ impl<'a> Trainer<'a> {
     fn run(mut self) -> Result<Summary> {
         let total_steps = self.setup.total_steps;
         let (mut loss, mut metrics, mut is_interrupted) = (f32::NAN, Vec::new(), false);
-        let mut batches = self.setup.loader.batches(&self.data)?;
+        let mut feed = Feed::open(&self.setup, &self.config.train, &self.data)?;
         let (started, before) = (Instant::now(), self.state.seconds);
         let (mut images, mut since) = (0, Instant::now());
         for step in self.state.step + 1..=total_steps {
             let lr = self.schedule.at(step - 1);
-            let batch = batches.next().ok_or(Error::NoMoreData { step })??;
-            self.data = batch.state_after.clone();
-            images += batch.keys.len();
-            let epoch = batch.epoch;
-            let outcome = outcome(&self.setup, &self.config.train, batch, step)?;
+            let (outcome, taken) = outcome(&self.setup, &self.config.train, &mut feed, step)?;
+            let Taken { samples, epoch, state_after } = taken;
+            self.data = state_after;
+            images += samples;
             check(&outcome, &self.setup.rules, step)?;
             loss = outcome.loss;
             let grad_norm = self.optimiser.step(outcome.gradients, lr)?;
@@ -168,7 +169,7 @@ impl<'a> Trainer<'a> {
                 break;
             }
         }
-        drop(batches);
+        drop(feed);
         let export = if is_interrupted { None } else { Some(self.export()?) };
         self.progress.finish();
         let TrainerState { step: steps, seconds, best } = self.state;

@@ -1,78 +1,174 @@
 //! From a batch to a loss and its gradients, for the model and the stage of a run.
 
 use crate::config::StageConfig;
-use crate::objective::{Outcome, Tower, contrastive, mixup, supervised};
+use crate::objective::{Outcome, contrastive, mixup, supervised};
 use crate::optimiser::Rule;
 use crate::parts::Part;
 use crate::setup::Setup;
 use crate::{Error, Result};
-use ocelli_data::dataset::Batch;
+use ocelli_data::dataset::{Batch, Batches, DataState};
 use ocelli_models::{Model, Pass};
 use ocelli_nn::layers::NormStatistics;
 use ocelli_tensor::{Targets, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use std::ops::Range;
 
 /// exp of this is 100, the most that the cosines are multiplied by (Radford et al. 2021, §2.5).
 const LARGEST_LOGIT_SCALE: f32 = 4.605_170_2;
 
-/// The loss of a batch and its gradients. `step` picks the random numbers of mixup.
-pub(crate) fn outcome(
-    setup: &Setup,
-    config: &StageConfig,
-    mut batch: Batch,
-    step: u64,
-) -> Result<Outcome> {
-    let samples = batch.keys.len();
-    let micro = config.micro_batch();
-    match (&setup.learner.model, &setup.texts) {
-        (Model::Clip(clip), Some(texts)) => {
-            let ids = texts.encode(&batch.captions)?;
-            let learns = |part| setup.rules.iter().any(|r| Part::of(&r.parameter) == part);
-            let pass = |part| match learns(part) {
-                true => Pass {
-                    statistics: NormStatistics::Batch,
-                    checkpoints_blocks: config.grad_checkpointing,
-                },
-                false => Pass::default(),
-            };
-            let image =
-                |range| Ok(clip.encode_image_by(&pixels(&batch, range)?, pass(Part::Vision))?);
-            let text = |range: Range<usize>| {
-                let ids = ids.range(range.clone());
-                Ok(clip.encode_text_by(&ids, range.len(), pass(Part::Text))?)
-            };
-            let images = Tower { encode: &image, learns: learns(Part::Vision) };
-            let texts = Tower { encode: &text, learns: learns(Part::Text) };
-            contrastive(samples, micro, &images, &texts, &clip.logit_scale().tensor())
-        }
-        (Model::Vit(_) | Model::Hybrid(_) | Model::LocalVit(_), _) => {
-            let targets = if config.mixup > 0.0 {
-                let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
-                rng.set_stream(step);
-                let (classes, smoothing) = (setup.class_count, config.label_smoothing);
-                mixup(&mut batch.pixels, &batch.labels, classes, config.mixup, smoothing, &mut rng)?
-            } else {
-                Targets::Classes(batch.labels[..].into(), config.label_smoothing)
-            };
-            let pass = Pass { checkpoints_blocks: config.grad_checkpointing, ..Pass::default() };
-            let logits = |range| setup.learner.logits(&pixels(&batch, range)?, pass);
-            supervised(samples, micro, &logits, &targets)
-        }
-        (other, _) => {
-            let problem = format!("{} cannot be trained", other.kind());
-            Err(Error::Unfit { key: "model.family", problem })
-        }
+/// The batches of a run, in parts that fit the memory.
+pub(crate) struct Feed {
+    parts: Batches,
+    /// The same once more, for steps that need the pictures a second time: reading them again costs
+    /// less than the memory to keep them.
+    again: Option<Batches>,
+}
+
+/// What a step took from its feed.
+pub(crate) struct Taken {
+    /// Samples.
+    pub(crate) samples: usize,
+    /// The epoch they belong to, from 0.
+    pub(crate) epoch: u64,
+    /// The position after them.
+    pub(crate) state_after: DataState,
+}
+
+impl Feed {
+    /// From the position `state` on.
+    pub(crate) fn open(setup: &Setup, config: &StageConfig, state: &DataState) -> Result<Self> {
+        let open = || setup.loader.parts(state, config.micro_batch());
+        let again = config.reads_twice().then(open).transpose()?;
+        Ok(Self { parts: open()?, again })
     }
 }
 
-/// `[range, 3, img_h, img_w]`.
-fn pixels(batch: &Batch, range: Range<usize>) -> Result<Tensor> {
-    let (height, width) = batch.size;
-    let picture = 3 * height * width;
-    let values = &batch.pixels[range.start * picture..range.end * picture];
-    Ok(Tensor::from_slice(values, &[range.len(), 3, height, width])?)
+/// The parts of one step, without those of which nothing is left.
+struct StepParts<'a> {
+    batches: &'a mut Batches,
+    step: u64,
+    /// Number of the next part.
+    number: u64,
+    samples: usize,
+    end: Option<(u64, DataState)>,
+}
+
+impl<'a> StepParts<'a> {
+    fn new(batches: &'a mut Batches, step: u64) -> Self {
+        Self { batches, step, number: 0, samples: 0, end: None }
+    }
+
+    fn taken(self) -> Result<Taken> {
+        let (epoch, state_after) = self.end.ok_or(Error::NoMoreData { step: self.step })?;
+        Ok(Taken { samples: self.samples, epoch, state_after })
+    }
+}
+
+impl Iterator for StepParts<'_> {
+    /// A part with its number in the step.
+    type Item = Result<(u64, Batch)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.end.is_none() {
+            let part = match self.batches.next() {
+                None => return Some(Err(Error::NoMoreData { step: self.step })),
+                Some(Err(error)) => return Some(Err(error.into())),
+                Some(Ok(part)) => part,
+            };
+            self.number += 1;
+            self.samples += part.keys.len();
+            if part.ends_batch {
+                self.end = Some((part.epoch, part.state_after.clone()));
+            }
+            if !part.keys.is_empty() {
+                return Some(Ok((self.number - 1, part)));
+            }
+        }
+        None
+    }
+}
+
+/// The loss of the next batch of `feed` and its gradients. `step` picks the random numbers of mixup.
+pub(crate) fn outcome(
+    setup: &Setup,
+    config: &StageConfig,
+    feed: &mut Feed,
+    step: u64,
+) -> Result<(Outcome, Taken)> {
+    let mut parts = StepParts::new(&mut feed.parts, step);
+    let outcome = match (&setup.learner.model, &setup.texts) {
+        (Model::Clip(clip), Some(texts)) => {
+            let learns = [Part::Vision, Part::Text]
+                .map(|part| setup.rules.iter().any(|r| Part::of(&r.parameter) == part));
+            let pass = learns.map(|learns| {
+                let checkpoints_blocks = learns && config.grad_checkpointing;
+                let statistics =
+                    if learns { NormStatistics::Batch } else { NormStatistics::Running };
+                Pass { statistics, checkpoints_blocks }
+            });
+            let image = |part: &Batch| -> Result<Tensor> {
+                Ok(clip.encode_image_by(&pixels(part)?, pass[0])?)
+            };
+            let text = |part: &Batch| -> Result<Tensor> {
+                let ids = texts.encode(&part.captions)?.ids;
+                Ok(clip.encode_text_by(&ids, part.captions.len(), pass[1])?)
+            };
+            let features = |part: Result<(u64, Batch)>| {
+                let (_, part) = part?;
+                Ok([image(&part)?, text(&part)?])
+            };
+            let with_gradients = |part: Result<(u64, Batch)>| {
+                let (_, part) = part?;
+                let nothing = Tensor::zeros(&[part.keys.len(), 1]);
+                let image = if learns[0] { image(&part)? } else { nothing.clone() };
+                Ok([image, if learns[1] { text(&part)? } else { nothing }])
+            };
+            let mut again = feed
+                .again
+                .as_mut()
+                .map(|batches| StepParts::new(batches, step).map(with_gradients));
+            let again = again.as_mut().map(|again| again as &mut dyn Iterator<Item = _>);
+            let scale = clip.logit_scale().tensor();
+            contrastive(&mut parts.by_ref().map(features), again, learns, &scale)?
+        }
+        (Model::Vit(_) | Model::Hybrid(_) | Model::LocalVit(_), _) => {
+            let pass = Pass { checkpoints_blocks: config.grad_checkpointing, ..Pass::default() };
+            let logits = |part: Result<(u64, Batch)>| {
+                let (number, mut part) = part?;
+                let targets = targets(setup, config, &mut part, (step, number))?;
+                Ok((setup.learner.logits(&pixels(&part)?, pass)?, targets))
+            };
+            supervised(config.global_batch_size, &mut parts.by_ref().map(logits))?
+        }
+        (other, _) => {
+            let problem = format!("{} cannot be trained", other.kind());
+            return Err(Error::Unfit { key: "model.family", problem });
+        }
+    };
+    Ok((outcome, parts.taken()?))
+}
+
+/// What a classifier is to say of a part of a step; with mixup the pictures change as well.
+fn targets(
+    setup: &Setup,
+    config: &StageConfig,
+    part: &mut Batch,
+    (step, number): (u64, u64),
+) -> Result<Targets> {
+    if config.mixup == 0.0 {
+        return Ok(Targets::Classes(part.labels[..].into(), config.label_smoothing));
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+    // A step has fewer parts than this.
+    rng.set_stream((step << 32) + number);
+    let (classes, smoothing) = (setup.class_count, config.label_smoothing);
+    mixup(&mut part.pixels, &part.labels, classes, config.mixup, smoothing, &mut rng)
+}
+
+/// `[n, 3, img_h, img_w]`.
+fn pixels(part: &Batch) -> Result<Tensor> {
+    let (height, width) = part.size;
+    Ok(Tensor::from_slice(&part.pixels, &[part.keys.len(), 3, height, width])?)
 }
 
 /// Keeps the temperature within what the paper allows.

@@ -235,8 +235,10 @@ fn check_family(model: &str, section: &str) {
     files.open(ocelli_models::HeadCounts::default()).unwrap();
     // It is a start for a larger picture and other classes.
     if section == "hybrid" {
-        let larger =
-            format!("family = \"hybrid\"\nimage_size = 24\nfrom = {export:?}\nclasses = 7");
+        let larger = format!(
+            "family = \"hybrid\"\nimage_size = 24\nfrom = \"{}\"\nclasses = 7",
+            export.display()
+        );
         let recipe = CLASSIFIER.replace(sizes, &larger).replace("steps = 11", "steps = 2");
         assert_eq!(go(&recipe, &folder.path().join("larger"), false).steps, 2);
     }
@@ -288,6 +290,26 @@ fn another_recipe_does_not_go_on_with_a_run() {
     let options = RunOptions { folder: run_folder, ..RunOptions::default() };
     let error = run(&config, &options).unwrap_err().to_string();
     assert!(error.contains("model differs"), "{error}");
+}
+
+#[test]
+fn changed_data_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    make_data(folder.path());
+    let run_folder = folder.path().join("run");
+    let is_told = || {
+        go(CLASSIFIER, &run_folder, true);
+        let log = fs::read_to_string(run_folder.join("out.log")).unwrap();
+        log.contains("folder is not what the run began with (30 files of")
+    };
+    assert!(!is_told() && !is_told());
+    let env: Value =
+        serde_json::from_slice(&fs::read(run_folder.join("env.json")).unwrap()).unwrap();
+    assert_eq!(env["sources"][0]["files"], 30, "{env}");
+    assert_eq!(env["sources"][0]["sha256"].as_str().unwrap().len(), 64, "{env}");
+    let picture = |name: &str| folder.path().join("folder/red").join(name);
+    fs::copy(picture("1.png"), picture("2.png")).unwrap();
+    assert!(is_told());
 }
 
 #[test]

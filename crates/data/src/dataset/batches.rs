@@ -15,10 +15,10 @@ use super::{
     worker::{Maker, Ticket},
 };
 
-/// Batches made ahead of the one in use; one a thread if there are more threads.
+/// Parts made ahead of the one in use; one a thread if there are more threads.
 const PREFETCH: u64 = 2;
 
-/// Batches in order, from [`super::Loader::batches`]. Dropping it ends the threads.
+/// Batches in order, from [`super::Loader::batches`], or their parts. Dropping it ends the threads.
 ///
 /// It ends after the last epoch, and after an error: a broken sample that may not be left out, or one
 /// too many.
@@ -27,6 +27,8 @@ pub struct Batches {
     threads: Vec<JoinHandle<()>>,
     /// Broken samples left out so far.
     skipped: u64,
+    /// Whether the caller has parts of a batch whose last part is still to come.
+    is_within: bool,
     is_done: bool,
 }
 
@@ -46,22 +48,26 @@ struct Queue {
     /// Of the next batch to hand out, as is `index`.
     epoch: u64,
     index: usize,
-    /// Batches handed out to threads.
+    /// Most samples of a part.
+    part_size: usize,
+    /// Samples of the batch at `index` that are still to be handed out; 0 before a new batch.
+    left: usize,
+    /// Parts handed out to threads.
     issued: u64,
-    /// Batches given to the caller.
+    /// Parts given to the caller.
     delivered: u64,
     ready: HashMap<u64, Result<Batch>>,
-    /// Whether the last batch has been handed out.
+    /// Whether the last part has been handed out.
     is_exhausted: bool,
     is_stopped: bool,
     has_panicked: bool,
 }
 
 impl Queue {
-    /// The next batch to make, with its number; `None` after the last epoch.
+    /// The next part to make, with its number; `None` after the last epoch.
     fn issue(&mut self, config: &LoaderConfig) -> Option<(u64, Ticket)> {
-        let is_last = |left: usize| left == 0 || config.drop_last && left < config.batch_size;
-        if is_last(self.order.len() - self.index) {
+        let is_over = |left: usize| left == 0 || config.drop_last && left < config.batch_size;
+        if self.left == 0 && is_over(self.order.len() - self.index) {
             self.epoch += 1;
             self.index = 0;
             self.order = Arc::from(self.sampler.order(self.epoch));
@@ -70,17 +76,23 @@ impl Queue {
             self.is_exhausted = true;
             return None;
         }
-        let positions = self.index..self.order.len().min(self.index + config.batch_size);
+        if self.left == 0 {
+            self.left = config.batch_size.min(self.order.len() - self.index);
+        }
+        let positions = self.index..self.index + self.left.min(self.part_size);
         self.index = positions.end;
-        let is_last = is_last(self.order.len() - self.index);
+        self.left -= positions.len();
+        let ends_batch = self.left == 0;
+        let ends_epoch = ends_batch && is_over(self.order.len() - self.index);
         let state_after = DataState {
-            epoch: self.epoch + u64::from(is_last),
-            index: if is_last { 0 } else { self.index as u64 },
+            epoch: self.epoch + u64::from(ends_epoch),
+            index: if ends_epoch { 0 } else { self.index as u64 },
             ..self.sampler.start()
         };
         let order = Arc::clone(&self.order);
         self.issued += 1;
-        Some((self.issued - 1, Ticket { epoch: self.epoch, positions, order, state_after }))
+        let epoch = self.epoch;
+        Some((self.issued - 1, Ticket { epoch, positions, order, ends_batch, state_after }))
     }
 }
 
@@ -131,13 +143,20 @@ impl Drop for Alarm<'_> {
 }
 
 impl Batches {
-    pub(super) fn start(maker: Arc<Maker>, sampler: Sampler, state: &DataState) -> Result<Self> {
+    pub(super) fn start(
+        maker: Arc<Maker>,
+        sampler: Sampler,
+        state: &DataState,
+        part_size: usize,
+    ) -> Result<Self> {
         let threads = maker.config().threads;
         let queue = Queue {
             order: Arc::from(sampler.order(state.epoch)),
             sampler,
             epoch: state.epoch,
             index: state.index as usize,
+            part_size,
+            left: 0,
             issued: 0,
             delivered: 0,
             ready: HashMap::new(),
@@ -151,8 +170,8 @@ impl Batches {
             changed: Condvar::new(),
             in_flight: PREFETCH.max(threads as u64),
         });
-        let (skipped, is_done) = (state.skipped, false);
-        let mut batches = Self { shared, threads: Vec::new(), skipped, is_done };
+        let (skipped, is_within, is_done) = (state.skipped, false, false);
+        let mut batches = Self { shared, threads: Vec::new(), skipped, is_within, is_done };
         for number in 0..threads {
             let shared = Arc::clone(&batches.shared);
             let thread = std::thread::Builder::new().name(format!("loader-{number}"));
@@ -224,11 +243,17 @@ impl Iterator for Batches {
         let mut skipped = Vec::new();
         let next = loop {
             match self.take().map(|batch| self.count(batch?)) {
-                // Nothing is left of it: its errors go with the next one.
-                Some(Ok(mut batch)) if batch.keys.is_empty() => skipped.append(&mut batch.skipped),
+                // Nothing is left of it: its errors go with the next one. The caller is told even so
+                // when a batch ends of which there were other parts.
+                Some(Ok(mut batch))
+                    if batch.keys.is_empty() && !(batch.ends_batch && self.is_within) =>
+                {
+                    skipped.append(&mut batch.skipped);
+                }
                 Some(Ok(mut batch)) => {
                     skipped.append(&mut batch.skipped);
                     batch.skipped = skipped;
+                    self.is_within = !batch.ends_batch;
                     break Some(Ok(batch));
                 }
                 end => break end,

@@ -35,6 +35,11 @@ impl Folder {
         Ok((folder, labels))
     }
 
+    /// Paths of the pictures below the root, in order.
+    pub(super) fn into_files(self) -> Vec<Box<Path>> {
+        self.files
+    }
+
     /// Adds the pictures at and below `inside`, by name.
     fn gather(&mut self, inside: &Path, depth: usize) -> Result<()> {
         let path = self.root.join(inside);

@@ -96,8 +96,9 @@ pub struct LoaderConfig {
     pub cache: Option<CacheConfig>,
 }
 
-/// A batch of `n` samples. `n` is the batch size, less at the end of an epoch and where broken samples
-/// were left out, never 0.
+/// A batch of `n` samples, or a part of one. `n` is the batch size, less at the end of an epoch and
+/// where broken samples were left out, never 0; but the last of several parts may have lost all of its
+/// samples.
 #[derive(Debug)]
 pub struct Batch {
     /// `[n, 3, img_h, img_w]`, normalised.
@@ -116,6 +117,8 @@ pub struct Batch {
     pub epoch: u64,
     /// What was left out of this batch, and of batches before it of which nothing was left; and why.
     pub skipped: Vec<DatasetError>,
+    /// Whether the batch is complete with this part.
+    pub ends_batch: bool,
     /// The position after this batch; batches from there are the same as those that follow here.
     pub state_after: DataState,
 }
@@ -194,7 +197,17 @@ impl Loader {
     /// # Errors
     /// When the position was saved with another seed or other data, or no thread can be started.
     pub fn batches(&self, state: &DataState) -> Result<Batches> {
+        self.parts(state, self.maker.config().batch_size)
+    }
+
+    /// The same batches in parts of at most `part_size` samples: only these are in memory. The position
+    /// after a part is one to go on from where the part ends its batch.
+    ///
+    /// # Errors
+    /// As for [`Loader::batches`].
+    pub fn parts(&self, state: &DataState, part_size: usize) -> Result<Batches> {
         self.sampler.check(state)?;
-        Batches::start(Arc::clone(&self.maker), self.sampler.clone(), state)
+        let (maker, sampler) = (Arc::clone(&self.maker), self.sampler.clone());
+        Batches::start(maker, sampler, state, part_size.max(1))
     }
 }

@@ -27,6 +27,7 @@ pub(super) struct Ticket {
     /// In the order of the epoch.
     pub(super) positions: Range<usize>,
     pub(super) order: Arc<[u32]>,
+    pub(super) ends_batch: bool,
     pub(super) state_after: DataState,
 }
 
@@ -77,6 +78,7 @@ impl Maker {
             indices: Vec::new(),
             epoch: ticket.epoch,
             skipped: Vec::new(),
+            ends_batch: ticket.ends_batch,
             state_after: ticket.state_after,
         };
         for position in ticket.positions {

@@ -222,8 +222,8 @@ pub struct StageConfig {
     /// Weight that is spread over all classes, in [0, 1).
     #[serde(default)]
     pub label_smoothing: f32,
-    /// Both parameters of the Beta distribution that mixes pairs of pictures (Zhang et al. 2018,
-    /// arXiv:1710.09412); 0 mixes nothing.
+    /// Both parameters of the Beta distribution that mixes pairs among the pictures in memory at once
+    /// (Zhang et al. 2018, arXiv:1710.09412); 0 mixes nothing.
     #[serde(default)]
     pub mixup: f64,
 }
@@ -232,6 +232,12 @@ impl StageConfig {
     /// Samples in memory at once.
     pub fn micro_batch(&self) -> usize {
         self.micro_batch_size.unwrap_or(self.global_batch_size)
+    }
+
+    /// Whether a step needs its pictures a second time: the loss of a contrastive step compares all of
+    /// them, and not all are in memory.
+    pub fn reads_twice(&self) -> bool {
+        self.stage == Stage::Contrastive && self.micro_batch() < self.global_batch_size
     }
 }
 

@@ -1,81 +1,74 @@
 //! The contrastive objective of CLIP over a batch that need not fit the memory.
 
-use super::{Outcome, parts};
+use super::Outcome;
 use crate::Result;
-use ocelli_tensor::{Gradients, Tensor, no_grad};
-use std::ops::Range;
+use ocelli_tensor::{Tensor, no_grad};
 
-/// One side of the comparison.
-pub struct Tower<'a> {
-    /// Features `[range, width]` of a range of the samples, of any length; the same for the same
-    /// range however often it is asked.
-    pub encode: &'a dyn Fn(Range<usize>) -> Result<Tensor>,
-    /// Whether any of its parameters learns; a frozen tower runs once.
-    pub learns: bool,
-}
+/// Features of the pictures and of the texts of some samples, each `[n, width]`, of any length.
+pub type Features = [Tensor; 2];
 
 /// The mean of the cross-entropies along both axes of `exp(logit_scale) i tᵀ`, `i` and `t` the
-/// features of `samples` pictures and texts at length 1 (Radford et al. 2021, arXiv:2103.00020,
-/// Figure 3).
+/// features of all pictures and texts at length 1 (Radford et al. 2021, arXiv:2103.00020, Figure 3).
+/// `parts` are the samples of the step.
 ///
-/// With `micro` below `samples` the loss is still that of the whole matrix: features of all parts
-/// are computed first without a tape, then the gradient of each feature, then each part runs again
-/// and takes its share of that gradient back (Gao et al. 2021, arXiv:2101.06983, §3.2).
+/// Where these are too many for the memory, `again` gives the same parts a second time. The loss is
+/// still that of the whole matrix: features of all parts are computed first without a tape, then the
+/// gradient of each feature, then each part runs again and takes its share of that gradient back (Gao
+/// et al. 2021, arXiv:2101.06983, §3.2). `learns` says whether each tower does; one that does not may
+/// give anything the second time.
 ///
 /// # Errors
-/// What the towers return, or shapes that do not fit.
+/// What a part returns, or shapes that do not fit.
 pub fn contrastive(
-    samples: usize,
-    micro: usize,
-    images: &Tower<'_>,
-    texts: &Tower<'_>,
+    parts: &mut dyn Iterator<Item = Result<Features>>,
+    again: Option<&mut dyn Iterator<Item = Result<Features>>>,
+    learns: [bool; 2],
     logit_scale: &Tensor,
 ) -> Result<Outcome> {
-    if micro >= samples {
-        let i = (images.encode)(0..samples)?.l2_normalise()?;
-        let t = (texts.encode)(0..samples)?.l2_normalise()?;
-        let loss = i.contrastive_loss(&t, logit_scale)?;
+    let loss_of = |i: &Tensor, t: &Tensor| -> Result<Tensor> {
+        Ok(i.l2_normalise()?.contrastive_loss(&t.l2_normalise()?, logit_scale)?)
+    };
+    let Some(again) = again else {
+        let [i, t] = joined(&parts.collect::<Result<Vec<_>>>()?)?;
+        let loss = loss_of(&i, &t)?;
         return Ok(Outcome { loss: loss.item()?, gradients: loss.backward()? });
-    }
-    let i = all_features(samples, micro, images)?;
-    let t = all_features(samples, micro, texts)?;
-    let loss = i.l2_normalise()?.contrastive_loss(&t.l2_normalise()?, logit_scale)?;
+    };
+    let [i, t] = joined(&no_grad(|| parts.collect::<Result<Vec<_>>>())?)?;
+    // Leaves of the tape where the tower learns.
+    let i = if learns[0] { i.leaf() } else { i };
+    let t = if learns[1] { t.leaf() } else { t };
+    let loss = loss_of(&i, &t)?;
     let mut gradients = loss.backward()?;
-    for (tower, features) in [(images, i), (texts, t)] {
-        if let Some(of_features) = gradients.take(&features) {
-            run_again(samples, micro, tower, &of_features, &mut gradients)?;
+    let of_features = [gradients.take(&i), gradients.take(&t)];
+    let mut start = 0;
+    for part in again {
+        let part = part?;
+        let n = part[0].shape()[0];
+        for (features, of_features) in part.into_iter().zip(&of_features) {
+            if let Some(of_features) = of_features {
+                let share = of_features.narrow(0, start, n)?; // [n, width]
+                gradients.add(features.backward_from(&share)?);
+            }
         }
+        start += n;
     }
     Ok(Outcome { loss: loss.item()?, gradients })
 }
 
-/// Features of all samples, a leaf of the tape if the tower learns.
-fn all_features(samples: usize, micro: usize, tower: &Tower<'_>) -> Result<Tensor> {
-    let of_parts: Vec<Tensor> =
-        no_grad(|| parts(samples, micro).map(tower.encode).collect::<Result<_>>())?;
-    let all = Tensor::cat(&of_parts.iter().collect::<Vec<_>>(), 0)?; // [samples, width]
-    Ok(if tower.learns { all.leaf() } else { all })
-}
-
-/// Adds the gradients of the tower's parameters, given those of its features.
-fn run_again(
-    samples: usize,
-    micro: usize,
-    tower: &Tower<'_>,
-    of_features: &Tensor,
-    gradients: &mut Gradients,
-) -> Result<()> {
-    for range in parts(samples, micro) {
-        let share = of_features.narrow(0, range.start, range.len())?; // [range, width]
-        gradients.add((tower.encode)(range)?.backward_from(&share)?);
-    }
-    Ok(())
+/// Features of all samples.
+fn joined(parts: &[Features]) -> Result<Features> {
+    let side = |of: usize| match parts {
+        [only] => Ok(only[of].clone()),
+        _ => Tensor::cat(&parts.iter().map(|p| &p[of]).collect::<Vec<_>>(), 0), // [samples, width]
+    };
+    Ok([side(0)?, side(1)?])
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)] // A failed test is to panic.
 mod tests {
     use super::*;
+    use std::ops::Range;
 
     fn values(n: usize, step: f32) -> Vec<f32> {
         (0..n).map(|i| (i as f32 * step).sin()).collect()
@@ -90,20 +83,23 @@ mod tests {
         let (wi, wt) = (weight(0.7), weight(1.3));
         let scale = Tensor::scalar(1.5).leaf();
         let (xi, xt) = (values(n * inputs, 0.9), values(n * inputs, 0.31));
-        let of = |x: &[f32], w: &Tensor, range: Range<usize>| {
+        let of = |x: &[f32], w: &Tensor, range: Range<usize>| -> Result<Tensor> {
             let x = &x[range.start * inputs..range.end * inputs];
             Ok(Tensor::from_slice(x, &[range.len(), inputs])?.linear(w, None)?)
         };
-        let image = |range| of(&xi, &wi, range);
-        let text = |range| of(&xt, &wt, range);
-        let run = |micro, learns| {
-            let images = Tower { encode: &image, learns };
-            let texts = Tower { encode: &text, learns: true };
-            contrastive(n, micro, &images, &texts, &scale).unwrap()
+        let run = |micro: usize, learns| {
+            let part = |start: usize| {
+                let range = start..n.min(start + micro);
+                Ok([of(&xi, &wi, range.clone())?, of(&xt, &wt, range)?])
+            };
+            let mut again = (0..n).step_by(micro).map(part);
+            let again =
+                if micro < n { Some(&mut again as &mut dyn Iterator<Item = _>) } else { None };
+            contrastive(&mut (0..n).step_by(micro).map(part), again, learns, &scale).unwrap()
         };
-        let whole = run(n, true);
+        let whole = run(n, [true; 2]);
         for micro in [1, 4, 5, 12] {
-            let part = run(micro, true);
+            let part = run(micro, [true; 2]);
             assert!((part.loss - whole.loss).abs() < 1e-6);
             for leaf in [&wi, &wt, &scale] {
                 let pair = (part.gradients.get(leaf).unwrap(), whole.gradients.get(leaf).unwrap());
@@ -112,7 +108,7 @@ mod tests {
                 }
             }
         }
-        let frozen = run(4, false);
+        let frozen = run(4, [false, true]);
         assert!(frozen.gradients.get(&wi).is_none() && frozen.gradients.get(&wt).is_some());
     }
 }

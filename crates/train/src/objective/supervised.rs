@@ -1,36 +1,34 @@
 //! The supervised objective: cross-entropy of a classifier.
 
-use super::{Outcome, parts};
+use super::Outcome;
 use crate::Result;
 use ocelli_tensor::{Gradients, Targets, Tensor};
-use std::ops::Range;
 
-/// The mean softmax cross-entropy of `logits` `[range, classes]` against `targets` of all
-/// `samples`, computed in parts of `micro` that are weighted by their size.
+/// The mean softmax cross-entropy over all samples of `parts`, each the logits `[n, classes]` of some
+/// samples with their targets. A part is asked for when the one before is done with, so that one
+/// alone is in memory. `samples` is how many there should be in all; where some were left out, the
+/// mean is that of the others.
 ///
 /// # Errors
-/// What `logits` returns, or targets that do not fit.
+/// What a part returns, or targets that do not fit.
 pub fn supervised(
     samples: usize,
-    micro: usize,
-    logits: &dyn Fn(Range<usize>) -> Result<Tensor>,
-    targets: &Targets,
+    parts: &mut dyn Iterator<Item = Result<(Tensor, Targets)>>,
 ) -> Result<Outcome> {
     let mut gradients = Gradients::default();
-    let mut sum = 0.0;
-    for range in parts(samples, micro) {
-        let share = range.len() as f32 / samples as f32;
-        let of_range = match targets {
-            Targets::Classes(all, smoothing) => {
-                Targets::Classes(all[range.clone()].into(), *smoothing)
-            }
-            Targets::Distributions(all) => {
-                Targets::Distributions(all.narrow(0, range.start, range.len())?)
-            }
-        };
-        let loss = logits(range)?.cross_entropy(&of_range)?.scale(share)?;
+    let (mut sum, mut seen) = (0.0, 0);
+    for part in parts {
+        let (logits, targets) = part?;
+        let n = logits.shape()[0];
+        let loss = logits.cross_entropy(&targets)?.scale(n as f32 / samples as f32)?;
         sum += f64::from(loss.item()?);
         gradients.add(loss.backward()?);
+        seen += n;
+    }
+    if seen != samples {
+        let factor = samples as f64 / seen.max(1) as f64;
+        gradients.scale(factor as f32);
+        sum *= factor;
     }
     Ok(Outcome { loss: sum as f32, gradients })
 }
@@ -46,25 +44,24 @@ mod tests {
         let x: Vec<f32> = (0..n * inputs).map(|i| (i as f32 * 0.77).sin()).collect();
         let w: Vec<f32> = (0..classes * inputs).map(|i| (i as f32 * 0.31).cos()).collect();
         let w = Tensor::from_slice(&w, &[classes, inputs]).unwrap().leaf();
-        let logits = |range: Range<usize>| {
-            let x = &x[range.start * inputs..range.end * inputs];
-            Ok(Tensor::from_slice(x, &[range.len(), inputs])?.linear(&w, None)?)
-        };
         let labels: Vec<u32> = (0..n as u32).map(|i| i % 3).collect();
-        let spread: Vec<f32> =
-            (0..n).flat_map(|i| [0.2, 0.3 + 0.01 * i as f32, 0.5 - 0.01 * i as f32]).collect();
-        for targets in [
-            Targets::Classes(labels.into(), 0.1),
-            Targets::Distributions(Tensor::from_slice(&spread, &[n, classes]).unwrap()),
-        ] {
-            let whole = supervised(n, n, &logits, &targets).unwrap();
-            for micro in [1, 2, 4, 10] {
-                let part = supervised(n, micro, &logits, &targets).unwrap();
-                assert!((part.loss - whole.loss).abs() < 1e-6);
-                let pair = (part.gradients.get(&w).unwrap(), whole.gradients.get(&w).unwrap());
-                for (a, b) in pair.0.values().iter().zip(pair.1.values()) {
-                    assert!((a - b).abs() < 1e-5, "micro {micro}: {a} {b}");
-                }
+        let run = |micro: usize, samples: usize| {
+            let part = |start: usize| {
+                let range = start..n.min(start + micro);
+                let x = &x[range.start * inputs..range.end * inputs];
+                let logits = Tensor::from_slice(x, &[range.len(), inputs])?.linear(&w, None)?;
+                Ok((logits, Targets::Classes(labels[range].into(), 0.1)))
+            };
+            supervised(samples, &mut (0..n).step_by(micro).map(part)).unwrap()
+        };
+        let whole = run(n, n);
+        // Also when there should have been more.
+        for (micro, samples) in [(1, n), (2, n), (4, n), (10, n), (4, n + 3)] {
+            let part = run(micro, samples);
+            assert!((part.loss - whole.loss).abs() < 1e-6);
+            let pair = (part.gradients.get(&w).unwrap(), whole.gradients.get(&w).unwrap());
+            for (a, b) in pair.0.values().iter().zip(pair.1.values()) {
+                assert!((a - b).abs() < 1e-5, "micro {micro}: {a} {b}");
             }
         }
     }
