@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! vision/    pixels -> image tokens
+//! connector/ image tokens -> what a language model reads
 //! language/  tokens -> features
 //! systems/   what composes them: CLIP, LiT
 //! ```
 
+pub mod connector;
 mod error;
 pub mod language;
 mod load;

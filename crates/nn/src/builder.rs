@@ -75,7 +75,7 @@ impl LoadError {
         let Self::Mismatch { file, missing, misshaped, unused, not_finite } = self else {
             return String::new();
         };
-        let mut text = format!("{file}: the checkpoint does not fit its configuration");
+        let mut text = format!("{file}: the checkpoint is not what its configuration describes");
         for (what, names) in [
             ("missing", missing),
             ("of another shape", misshaped),
@@ -92,7 +92,11 @@ impl LoadError {
             }
         }
         let packed = misshaped.iter().any(|m| m.contains("found [0]") || m.ends_with(", 1]"));
-        text += if packed {
+        let broken = missing.is_empty() && misshaped.is_empty() && unused.is_empty();
+        text += if broken {
+            "\n  the weights are damaged or come from a training that diverged: fetch the file again, \
+             or take an earlier checkpoint"
+        } else if packed {
             "\n  a shape [0] comes from a checkpoint saved while its weights were split over machines, \
              [n, 1] from 4-bit packing: save full weights and try again"
         } else {
@@ -195,7 +199,7 @@ impl Builder {
             return None;
         };
         let mut whole = true;
-        for theirs in &place.theirs {
+        for theirs in place.stored() {
             let Some((_, found)) = file.info(theirs) else {
                 problems.missing.push(theirs.clone());
                 whole = false;
@@ -241,6 +245,12 @@ impl Builder {
         }
         let mut parts = Vec::with_capacity(place.theirs.len());
         for theirs in &place.theirs {
+            if theirs.is_empty() {
+                let share = share(shape, place.theirs.len()).unwrap_or_default();
+                let zeros = vec![0.0; share.iter().product()];
+                parts.push((share, zeros));
+                continue;
+            }
             let found = file.info(theirs).map(|(_, shape)| shape.to_vec()).unwrap_or_default();
             parts.push((found, file.read_f32(theirs)?));
         }
@@ -256,7 +266,7 @@ impl Builder {
                 names
                     .iter()
                     .find_map(|n| n.place(&name))
-                    .is_some_and(|p| p.theirs.iter().all(|t| file.info(t).is_some()))
+                    .is_some_and(|p| p.stored().all(|t| file.info(t).is_some()))
             }
         }
     }
@@ -308,9 +318,8 @@ impl Parameters {
                 continue;
             };
             let parts = place.to_theirs(tensor.shape(), tensor.values());
-            out.extend(
-                place.theirs.into_iter().zip(parts).map(|(name, (shape, v))| (name, shape, v)),
-            );
+            let stored = place.theirs.into_iter().zip(parts).filter(|(name, _)| !name.is_empty());
+            out.extend(stored.map(|(name, (shape, v))| (name, shape, v)));
         }
         out
     }

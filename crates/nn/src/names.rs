@@ -2,8 +2,9 @@
 //!
 //! A family is one table: our name on the left, the family's on the right. `*` stands for one part
 //! between dots and pairs with the `*` of the other side in order. `{a,b,c}` on the right names
-//! several tensors that we hold as one, stacked along the first axis. `~` at the start of a right
-//! side is the family's optional prefix, found in the file.
+//! several tensors that we hold as one, stacked along the first axis; `0` among them is a part that
+//! the family has not, all zeros. `~` at the start of a right side is the family's optional prefix,
+//! found in the file.
 
 /// How the values of a family's tensor lie, compared with ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ pub struct Names {
 /// What a parameter of ours is in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// Tensors that stack up to ours.
+    /// Tensors that stack up to ours; an empty name stands for zeros.
     pub(crate) theirs: Vec<String>,
     pub(crate) layout: Layout,
     pub(crate) leading: usize,
@@ -158,13 +159,21 @@ fn expand(theirs: &str, prefix: &str, stars: &[&str]) -> Vec<String> {
     match (name.find('{'), name.find('}')) {
         (Some(open), Some(close)) => name[open + 1..close]
             .split(',')
-            .map(|part| format!("{}{part}{}", &name[..open], &name[close + 1..]))
+            .map(|part| match part {
+                "0" => String::new(),
+                part => format!("{}{part}{}", &name[..open], &name[close + 1..]),
+            })
             .collect(),
         _ => vec![name],
     }
 }
 
 impl Place {
+    /// The tensors that a file has.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = &String> {
+        self.theirs.iter().filter(|name| !name.is_empty())
+    }
+
     /// Our values from the family's tensors; `None` if a shape does not fit.
     pub(crate) fn to_ours(
         &self,
@@ -275,6 +284,7 @@ mod tests {
     const TABLE: &[Name] = &[
         copy("class", "~cls").leading(2),
         copy("patch.*", "~proj.*"),
+        concat("blocks.*.attn.bias", "~layer.*.{q,0,v}"),
         concat("blocks.*.attn.qkv.*", "~layer.*.{q,k,v}.*"),
         transpose("head.weight", "head/kernel", 1),
     ];
@@ -289,6 +299,9 @@ mod tests {
         );
         assert_eq!(names.place("vision.patch.weight").unwrap().theirs, ["vit.proj.weight"]);
         assert_eq!(names.place("vision.head.weight").unwrap().theirs, ["head/kernel"]);
+        let place = names.place("vision.blocks.3.attn.bias").unwrap();
+        assert_eq!(place.theirs, ["vit.layer.3.q", "", "vit.layer.3.v"]);
+        assert!(place.stored().eq(["vit.layer.3.q", "vit.layer.3.v"]));
         assert!(names.place("vision.other").is_none() && names.place("class").is_none());
         assert!(
             names.is_ignored("pos.ids")

@@ -2,6 +2,7 @@
 
 pub mod clip_resnet;
 pub mod clip_vit;
+pub mod eva_vit;
 pub mod local_vit;
 pub mod position;
 pub mod resnet_v2;

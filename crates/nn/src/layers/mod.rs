@@ -3,6 +3,7 @@
 mod attention;
 mod batch_norm;
 mod conv2d;
+mod cross_attention;
 mod embedding;
 mod group_norm;
 mod layer_norm;
@@ -13,6 +14,7 @@ mod mlp;
 pub use attention::SelfAttention;
 pub use batch_norm::{BatchNorm, NormStatistics};
 pub use conv2d::Conv2d;
+pub use cross_attention::CrossAttention;
 pub use embedding::Embedding;
 pub use group_norm::GroupNorm;
 pub use layer_norm::LayerNorm;

@@ -1,0 +1,3 @@
+//! Connectors: image tokens to what a language model reads.
+
+pub mod qformer;
