@@ -67,6 +67,17 @@ fn folders_are_classes() {
     assert_eq!(all[1].picture, b"dog/a.JPG");
     assert_eq!(all[1].annotation.captions, [["dog"]]);
 
+    // What is no file is left out, and a folder that is not there is told.
+    #[cfg(unix)]
+    {
+        let _socket = std::os::unix::net::UnixListener::bind(root.join("cat/s.png")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", root.join("cat/zero.png")).unwrap();
+        std::os::unix::fs::symlink("deep/c.svg", root.join("cat/link.svg")).unwrap();
+        assert_eq!(open(json!({ "path": root })).unwrap().len(), all.len() + 1);
+    }
+    let missing = open(json!({ "path": root.join("nowhere") })).map(|data| data.len()).unwrap_err();
+    assert!(matches!(missing, DatasetError::NotThere { .. }), "{missing}");
+
     // A validation set that lacks a class keeps the numbers of the training set.
     let dogs = folder("only_dogs");
     write(&dogs.join("dog/x.png"), "x");

@@ -16,6 +16,12 @@ pub enum DatasetError {
         /// The cause.
         source: std::io::Error,
     },
+    /// There is nothing at the path of a source.
+    #[error("there is no {path}: fetch it as the first lines of the recipe say, or correct data")]
+    NotThere {
+        /// As configured.
+        path: String,
+    },
     /// The path does not say what it holds.
     #[error(
         "{path} is no folder and ends in none of .csv, .tsv, .jsonl, .tar: set kind to folder, \

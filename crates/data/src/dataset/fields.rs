@@ -98,7 +98,7 @@ impl Fields {
                     place: place(),
                     field: key.clone(),
                     found: shown(value),
-                    expected: "a string or an integer from 0 to 16777215",
+                    expected: "the name of a class or its number, from 0 to 16777215",
                 }),
             },
         }

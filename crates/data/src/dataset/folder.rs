@@ -44,19 +44,25 @@ impl Folder {
     fn gather(&mut self, inside: &Path, depth: usize) -> Result<()> {
         let path = self.root.join(inside);
         let io = |source| DatasetError::Io { path: path.clone(), source };
-        let mut names = std::fs::read_dir(&path)
+        let mut entries = std::fs::read_dir(&path)
             .and_then(|entries| {
-                entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()
+                entries
+                    .map(|entry| entry.and_then(|e| Ok((e.file_name(), e.file_type()?))))
+                    .collect::<std::io::Result<Vec<_>>>()
             })
             .map_err(io)?;
-        names.sort_unstable();
-        for name in names {
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        for (name, kind) in entries {
             let file = inside.join(&name);
             if name.to_string_lossy().starts_with('.') {
                 continue;
             }
             let extension = file.extension().and_then(|v| v.to_str()).map(str::to_ascii_lowercase);
-            if extension.is_some_and(|extension| PICTURES.contains(&extension.as_str())) {
+            // Pipes and devices would be waited for; a broken link is an error of its sample.
+            let may_be_file = kind.is_file()
+                || kind.is_symlink()
+                    && self.root.join(&file).metadata().map_or(true, |m| m.is_file());
+            if may_be_file && extension.is_some_and(|e| PICTURES.contains(&e.as_str())) {
                 self.files.push(file.into_boxed_path());
             } else if depth < MAX_DEPTH && self.root.join(&file).is_dir() {
                 self.gather(&file, depth + 1)?;

@@ -1,6 +1,6 @@
 //! Several sources as one dataset.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use super::{
     classes::{Labels, visible},
@@ -170,7 +170,12 @@ fn open_source(config: &SourceConfig) -> Result<(Box<dyn Source>, Labels)> {
     fn boxed((source, labels): (impl Source + 'static, Labels)) -> (Box<dyn Source>, Labels) {
         (Box::new(source), labels)
     }
-    Ok(match config.kind()? {
+    // The names of shards are a pattern.
+    let kind = config.kind();
+    if !matches!(kind, Ok(Kind::Shards)) && !Path::new(&config.path).exists() {
+        return Err(DatasetError::NotThere { path: config.path.clone() });
+    }
+    Ok(match kind? {
         Kind::Folder => boxed(Folder::open(config)?),
         Kind::Table => boxed(Table::open(config)?),
         Kind::JsonLines => boxed(JsonLines::open(config)?),

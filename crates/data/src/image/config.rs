@@ -27,9 +27,18 @@ impl Processor {
     /// # Errors
     /// When the text is no JSON, names an unknown class, or a field has an unknown value.
     pub fn from_hf_json(text: &str) -> Result<Self, PictureError> {
+        Self::from_hf_json_or(text, "")
+    }
+
+    /// As [`Processor::from_hf_json`], for a file that may not name its class, which is `usual` then:
+    /// that of the model, such as `"CLIPImageProcessor"`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_hf_json_or(text: &str, usual: &str) -> Result<Self, PictureError> {
         let root = parse(HF, text)?;
         let config = Fields { file: HF, object: root.get("image_processor").unwrap_or(&root) };
-        let family = hf_family(&config)?;
+        let family = hf_family(&config, usual)?;
 
         let do_resize = config.flag("do_resize", true)?;
         let size = config.object.get("size").unwrap_or(&Value::Null);
@@ -189,11 +198,11 @@ struct HfFamily {
     colors: ([f32; 3], [f32; 3]),
 }
 
-fn hf_family(config: &Fields<'_>) -> Result<HfFamily, PictureError> {
+fn hf_family(config: &Fields<'_>, usual: &str) -> Result<HfFamily, PictureError> {
     let key = ["image_processor_type", "feature_extractor_type"]
         .into_iter()
         .find(|key| config.object.get(key).is_some());
-    let name = key.and_then(|key| config.object[key].as_str()).unwrap_or_default();
+    let name = key.map_or(usual, |key| config.object[key].as_str().unwrap_or_default());
     let base = name.trim_end_matches("Fast").trim_end_matches("Pil");
     let base = base.trim_end_matches("ImageProcessor").trim_end_matches("FeatureExtractor");
     let half = ([0.5; 3], [0.5; 3]);
@@ -387,8 +396,13 @@ mod tests {
         let unknown =
             error(Processor::from_hf_json(r#"{"image_processor_type": "SamImageProcessor"}"#));
         assert!(unknown.contains("SamImageProcessor") && unknown.contains("Bit"), "{unknown}");
-        let missing = error(Processor::from_hf_json(r#"{"size": 224}"#));
+        let silent = r#"{"size": 224}"#;
+        let missing = error(Processor::from_hf_json(silent));
         assert!(missing.contains("image_processor_type is missing"), "{missing}");
+        let usual = Processor::from_hf_json_or(silent, "ViTImageProcessor").expect("a sound file");
+        assert_eq!(usual.resize, Resize::Exact(224, 224));
+        let unknown = r#"{"feature_extractor_type": "Sam"}"#;
+        assert!(error(Processor::from_hf_json_or(unknown, "ViTImageProcessor")).contains("Sam"));
         let size = r#"{"image_processor_type": "ViTImageProcessor", "size": {"longest_edge": 9}}"#;
         assert!(error(Processor::from_hf_json(size)).contains("size is {\"longest_edge\":9}"));
         let huge = r#"{"image_processor_type": "ViTImageProcessor", "size": 10000000}"#;

@@ -20,7 +20,7 @@ pub enum PictureError {
         start: String,
     },
     /// The file is larger than the limit.
-    #[error("{bytes} bytes are over the limit of {limit} bytes: shrink it or raise the limit")]
+    #[error("{bytes} bytes are over the limit of {limit} bytes: save it smaller")]
     TooManyBytes {
         /// Found.
         bytes: u64,
@@ -29,7 +29,7 @@ pub enum PictureError {
     },
     /// The header declares more pixels than the limit; nothing was allocated for them.
     #[error(
-        "{format} of {width}x{height} pixels is over the limit of {limit} pixels: shrink it or raise the limit"
+        "{format} of {width}x{height} pixels is over the limit of {limit} pixels: shrink it first"
     )]
     TooManyPixels {
         /// The format of the file.

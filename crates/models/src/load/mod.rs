@@ -66,9 +66,19 @@ impl Family {
         Self::ALL.iter().find(|(_, f)| *f == self).map_or("", |(name, _)| name)
     }
 
-    /// The family of that name.
+    /// Short names of the families that most files are of.
+    const SHORT: [(&'static str, Self); 5] = [
+        ("vit", Self::TransformersVit),
+        ("timm", Self::TimmVit),
+        ("npz", Self::JaxVit),
+        ("clip", Self::TransformersClip),
+        ("openai", Self::OpenAiClip),
+    ];
+
+    /// The family of that name, or short name; `open_clip` is as good as `open-clip`.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, f)| *f)
+        let name = name.to_ascii_lowercase().replace('_', "-");
+        Self::ALL.iter().chain(&Self::SHORT).find(|(n, _)| *n == name).map(|(_, f)| *f)
     }
 }
 
@@ -257,13 +267,19 @@ impl Files {
     /// # Errors
     /// If a processor file cannot be read.
     pub fn processor(&self) -> Result<Processor> {
-        let picture =
-            |source| Error::Data(ocelli_data::Error::Picture { path: self.path.clone(), source });
+        // The error names the file.
+        let path = self.dir().to_owned();
+        let picture = |source| Error::Data(ocelli_data::Error::Picture { path, source });
         let at = self.dir().join("preprocessor_config.json");
         if at.is_file() {
-            let text = read_text(&at)?;
-            return Processor::from_hf_json(&text)
-                .map_err(|source| Error::Data(ocelli_data::Error::Picture { path: at, source }));
+            // What the library takes for a model whose file does not say.
+            let usual = match self.family {
+                Family::TransformersVit => "ViTImageProcessor",
+                Family::Dinov2 => "BitImageProcessor",
+                Family::TransformersClip => "CLIPImageProcessor",
+                _ => "",
+            };
+            return Processor::from_hf_json_or(&read_text(&at)?, usual).map_err(picture);
         }
         let config = self.config.to_string();
         match self.family {
