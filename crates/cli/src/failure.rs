@@ -32,6 +32,11 @@ impl Failure {
         Self { code: 4, message: message.into() }
     }
 
+    /// Exit code 5: not enough memory.
+    pub(crate) fn memory(message: impl Into<String>) -> Self {
+        Self { code: 5, message: message.into() }
+    }
+
     /// Exit code 3 when everything that is wrong was said already.
     pub(crate) fn input_reported() -> Self {
         Self { code: 3, message: String::new() }
@@ -48,6 +53,13 @@ impl Failure {
             return Self { code: 0, message: String::new() };
         }
         Self { code: 1, message: format!("cannot write the output: {error}") }
+    }
+
+    /// With another line.
+    pub(crate) fn with(mut self, line: &str) -> Self {
+        self.message += "\n  ";
+        self.message += line;
+        self
     }
 
     /// Says what went wrong and gives the exit code.

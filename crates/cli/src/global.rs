@@ -1,8 +1,38 @@
 //! Flags that every command takes, and what follows from them.
 
+use crate::failure::Failure;
 use clap::Args;
 use std::io::{IsTerminal, stderr, stdout};
 use std::path::PathBuf;
+
+/// Most threads that may be asked for.
+const MOST_THREADS: u16 = 1024;
+
+/// Variables that are no numbers, or no known names, are errors: ignored, they would mislead.
+/// `OMP_NUM_THREADS` is left to others, who may write lists into it.
+pub(crate) fn check_environment() -> Result<(), Failure> {
+    check_variables(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))
+}
+
+fn check_variables(of: impl Fn(&str) -> Option<String>) -> Result<(), Failure> {
+    let wrong = |name: &str, value: &str, expected: &str| {
+        Failure::usage(format!("{name}={value}: expected {expected}; correct it or unset it"))
+    };
+    // RAYON_NUM_THREADS=0 means the default.
+    for (name, least) in [("OCELLI_THREADS", 1), ("RAYON_NUM_THREADS", 0)] {
+        let value = of(name).unwrap_or_default();
+        let is_number = value.parse().is_ok_and(|n: u16| (least..=MOST_THREADS).contains(&n));
+        if !value.is_empty() && !is_number {
+            let expected = format!("a number of threads from {least} to {MOST_THREADS}");
+            return Err(wrong(name, &value, &expected));
+        }
+    }
+    let isa = of("OCELLI_ISA").unwrap_or_default();
+    if !["", "portable", "avx2", "avx512"].contains(&isa.as_str()) {
+        return Err(wrong("OCELLI_ISA", &isa, "avx512, avx2 or portable"));
+    }
+    Ok(())
+}
 
 /// Flags of all commands.
 #[derive(Args, Debug)]
@@ -10,7 +40,7 @@ use std::path::PathBuf;
 pub(crate) struct Global {
     /// Threads that compute; default: one per core, or OCELLI_THREADS
     #[arg(short = 't', long, global = true, value_name = "N", help_heading = "Global options",
-        value_parser = clap::value_parser!(u16).range(1..=1024))]
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_THREADS)))]
     pub(crate) threads: Option<u16>,
     /// Say nothing but results and errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
@@ -61,6 +91,36 @@ impl Global {
     pub(crate) fn detail(&self, text: impl FnOnce() -> String) {
         if self.verbose {
             eprintln!("{}", text());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_that_are_set_wrongly_are_named() {
+        let check =
+            |name: &str, value: &str| check_variables(|n| (n == name).then(|| value.to_owned()));
+        for (name, value) in [
+            ("OCELLI_THREADS", "abc"),
+            ("OCELLI_THREADS", "0"),
+            ("OCELLI_THREADS", "-1"),
+            ("OCELLI_THREADS", "99999999999"),
+            ("RAYON_NUM_THREADS", "two"),
+            ("OCELLI_ISA", "avx1024"),
+        ] {
+            assert!(check(name, value).is_err_and(|e| format!("{e:?}").contains(name)), "{name}");
+        }
+        for (name, value) in [
+            ("OCELLI_THREADS", "2"),
+            ("OCELLI_THREADS", ""),
+            ("RAYON_NUM_THREADS", "0"),
+            ("OMP_NUM_THREADS", "4,2"),
+            ("OCELLI_ISA", "avx2"),
+        ] {
+            assert!(check(name, value).is_ok(), "{name}={value}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Pictures named on the command line: files, folders, patterns, or paths on standard input.
 //!
 //! Names are walked as they are needed; of a folder only the names of one level at a time are held.
+//! Pipes and devices are only read when they are named themselves.
 
 use crate::failure::chain;
 use std::ffi::OsString;
@@ -69,7 +70,7 @@ impl Inputs {
         match paths.next() {
             Some(Ok(path)) => {
                 *found = true;
-                self.start(path)
+                if is_special(&path) { None } else { self.start(path) }
             }
             Some(Err(e)) => Some(Input::unreadable(e.path(), chain(e.error()))),
             None => {
@@ -160,7 +161,11 @@ impl Folder {
                 let entry = entry?;
                 let name = entry.file_name();
                 let hidden = name.as_encoded_bytes().starts_with(b".");
-                if !hidden && (entry.file_type()?.is_dir() || is_picture(Path::new(&name))) {
+                let kind = entry.file_type()?;
+                // A broken link is an error for its reader to tell.
+                let leads_to_file = || entry.path().metadata().map_or(true, |m| m.is_file());
+                let is_file = kind.is_file() || kind.is_symlink() && leads_to_file();
+                if !hidden && (kind.is_dir() || is_file && is_picture(Path::new(&name))) {
                     names.push(name);
                 }
             }
@@ -209,6 +214,11 @@ impl Folder {
     }
 }
 
+/// Whether this is neither a file nor a folder, be it behind a link.
+fn is_special(path: &Path) -> bool {
+    path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir())
+}
+
 fn is_picture(name: &Path) -> bool {
     let ending = name.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     ending.is_some_and(|e| ENDINGS.contains(&e.as_str()))
@@ -247,6 +257,24 @@ mod tests {
         assert_eq!(walk(&[root.join("b/empty"), root.join("c.PNG")]), [none, at("c.PNG")]);
         let none = format!("{}: no file is named like this", at("z*"));
         assert_eq!(walk(&[root.join("z*")]), [none]);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_files_are_taken_and_sockets_are_not() {
+        use std::os::unix::{fs::symlink, net::UnixListener};
+        let root = std::env::temp_dir().join(format!("ocelli-special-{}", std::process::id()));
+        fs::create_dir_all(root.join("folder")).unwrap();
+        let at = |name: &str| root.join(name).display().to_string();
+        fs::write(root.join("file.png"), "").unwrap();
+        symlink("file.png", root.join("link.png")).unwrap();
+        symlink("/dev/zero", root.join("device.png")).unwrap();
+        symlink("nowhere", root.join("broken.png")).unwrap();
+        let _socket = UnixListener::bind(root.join("socket.png")).unwrap();
+        let expected = ["broken.png", "file.png", "link.png"].map(at);
+        assert_eq!(walk(std::slice::from_ref(&root)), expected);
+        assert_eq!(walk(&[root.join("*.png")]), expected);
         fs::remove_dir_all(root).unwrap();
     }
 }

@@ -3,7 +3,9 @@
 use crate::failure::Failure;
 use clap::Args;
 use ocelli_data::text::{ClassNames, Ensemble, Language, prompts, templates};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Of a label file: 16 MiB.
@@ -13,11 +15,11 @@ const CHINESE: &str = "{}的照片。";
 /// What to look for in pictures.
 #[derive(Args, Debug)]
 pub(crate) struct LabelArgs {
-    /// Labels with commas between them; or imagenet or imagenet-zh for its 1,000 class names in
+    /// Labels with commas between them (，too); or imagenet or imagenet-zh for its 1,000 class names in
     /// English or Chinese
     #[arg(long, value_name = "A,B,C")]
     labels: Option<String>,
-    /// A file with a label on each line
+    /// A file with a label on each line; blank lines do not count
     #[arg(long, value_name = "FILE", conflicts_with = "labels", alias = "labels_file")]
     labels_file: Option<PathBuf>,
     /// Prompt with {} for the label; several are averaged. imagenet80, imagenet7 and imagenet-zh80
@@ -34,15 +36,12 @@ impl LabelArgs {
                 // These are not checked: two classes of ImageNet are called "missile".
                 "imagenet" => return Ok(Some(ClassNames::imagenet(Language::English))),
                 "imagenet-zh" => return Ok(Some(ClassNames::imagenet(Language::Chinese))),
-                list => list.split(',').map(|label| label.trim().to_owned()).collect(),
+                list => of_list(list)?,
             },
-            (None, Some(file)) => {
-                let text = read(file)?;
-                text.trim_end().lines().map(|line| line.trim().to_owned()).collect()
-            }
+            (None, Some(file)) => of_file(file, &read(file)?)?,
             (None, None) => return Ok(None),
         };
-        check(&labels, self.labels_file.as_deref()).map(|()| Some(labels))
+        Ok(Some(labels))
     }
 
     /// The templates, checked; `usual` if none are given.
@@ -72,40 +71,61 @@ impl LabelArgs {
 
 fn read(file: &Path) -> Result<String, Failure> {
     let name = file.display();
-    let metadata =
-        file.metadata().map_err(|e| Failure::model(format!("cannot read {name}: {e}")))?;
-    if metadata.len() > MAX_FILE_BYTES {
+    let mut bytes = Vec::new();
+    File::open(file)
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|e| Failure::model(format!("cannot read {name}: {e}")))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(Failure::input(format!(
-            "{name}: {} bytes, more than the {MAX_FILE_BYTES} that a label file may have",
-            metadata.len()
+            "{name} has more than the {MAX_FILE_BYTES} bytes of a label file; give one with a \
+             label on each line"
         )));
     }
-    let bytes =
-        std::fs::read(file).map_err(|e| Failure::model(format!("cannot read {name}: {e}")))?;
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         Failure::input(format!("{name} is not UTF-8 at byte {at}; save it as UTF-8 text"))
     })
 }
 
-fn check(labels: &[String], file: Option<&Path>) -> Result<(), Failure> {
-    let place = |i: usize| match file {
-        Some(file) => format!("{} line {}", file.display(), i + 1),
-        None => format!("label {} of --labels", i + 1),
-    };
-    if labels.is_empty() || labels.iter().all(String::is_empty) {
+/// Labels between commas, those of Chinese text too.
+fn of_list(list: &str) -> Result<Vec<String>, Failure> {
+    let labels: Vec<String> = list.split([',', '，']).map(|l| l.trim().to_owned()).collect();
+    if labels.iter().all(String::is_empty) {
         return Err(Failure::usage("no labels: give at least one to classify by"));
     }
     let mut seen = HashSet::new();
     for (i, label) in labels.iter().enumerate() {
+        let place = format!("label {} of --labels", i + 1);
         if label.is_empty() {
-            return Err(Failure::usage(format!("{} is empty; leave it out", place(i))));
+            return Err(Failure::usage(format!("{place} is empty; leave it out")));
         }
         if !seen.insert(label) {
-            return Err(Failure::usage(format!("{} repeats {label:?}; leave it out", place(i))));
+            return Err(Failure::usage(format!("{place} repeats {label:?}; leave it out")));
         }
     }
-    Ok(())
+    Ok(labels)
+}
+
+/// The lines of a file that are not blank. Editors of some systems begin a text with U+FEFF.
+fn of_file(file: &Path, text: &str) -> Result<Vec<String>, Failure> {
+    let name = file.display();
+    let (mut labels, mut seen) = (Vec::new(), HashMap::new());
+    for (i, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        let (label, line) = (line.trim(), i + 1);
+        if label.is_empty() {
+            continue;
+        }
+        if let Some(first) = seen.insert(label, line) {
+            return Err(Failure::input(format!(
+                "{name} line {line} repeats {label:?} of line {first}; leave it out"
+            )));
+        }
+        labels.push(label.to_owned());
+    }
+    if labels.is_empty() {
+        return Err(Failure::input(format!("{name} has no labels; write one on each line")));
+    }
+    Ok(labels)
 }
 
 #[cfg(test)]
@@ -123,7 +143,9 @@ mod tests {
 
     #[test]
     fn labels_are_cut_at_commas_and_checked() {
-        assert_eq!(given(Some("cat, big dog"), &[]).labels().unwrap().unwrap(), ["cat", "big dog"]);
+        for list in ["cat, big dog", "cat，big dog"] {
+            assert_eq!(given(Some(list), &[]).labels().unwrap().unwrap(), ["cat", "big dog"]);
+        }
         for wrong in ["", ",", "cat,", "cat,dog,cat"] {
             assert!(given(Some(wrong), &[]).labels().is_err(), "{wrong:?}");
         }
@@ -131,6 +153,16 @@ mod tests {
             assert_eq!(given(Some(known), &[]).labels().unwrap().unwrap().len(), 1000);
         }
         assert!(given(None, &[]).labels().unwrap().is_none());
+    }
+
+    #[test]
+    fn files_have_a_label_a_line() {
+        let file = Path::new("labels.txt");
+        let text = "\u{feff}cat\r\n\r\n big dog \n\n";
+        assert_eq!(of_file(file, text).unwrap(), ["cat", "big dog"]);
+        for wrong in ["", "\u{feff}\n \n", "cat\n\ndog\ncat"] {
+            assert!(of_file(file, wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -10,11 +10,13 @@ mod global;
 mod inputs;
 mod interrupt;
 mod labels;
+mod memory;
 mod output;
 mod pictures;
 mod progress;
 mod rows_file;
 mod session;
+mod shapes;
 mod table;
 mod unread;
 
@@ -31,7 +33,7 @@ use std::process::ExitCode;
     max_term_width = 100,
     after_help = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 invalid input, 4 model not found or not loadable,
-130 interrupted. Results go to standard output, everything else to standard error."
+5 not enough memory, 130 interrupted. Results go to standard output, everything else to standard error."
 )]
 struct Cli {
     #[command(flatten)]
@@ -59,6 +61,9 @@ fn main() -> ExitCode {
     // llama.cpp spells --model of a hub id `-hf`, which is not a short flag.
     let arguments = std::env::args_os().map(|a| if a == "-hf" { "--model".into() } else { a });
     let Cli { global, command } = Cli::parse_from(arguments);
+    if let Err(failure) = global::check_environment() {
+        return failure.report();
+    }
     if let Some(threads) = global.threads {
         ocelli_kernels::pool::set_threads(usize::from(threads));
     }
@@ -71,7 +76,7 @@ fn main() -> ExitCode {
         Command::Model(args) => commands::model::run(&global, &args),
         Command::Train(args) => commands::train::run(&global, &args),
         Command::Verify(args) => commands::verify::run(&args),
-        Command::Bench(args) => commands::bench::run(&args),
+        Command::Bench(args) => commands::bench::run(&global, &args),
         Command::Doctor(args) => commands::doctor::run(&global, &args),
         Command::Completions(args) => commands::completions::run(Cli::command(), &args),
     };

@@ -2,7 +2,8 @@
 //! line every ten seconds.
 
 use crate::global::Global;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 const BAR_AFTER: Duration = Duration::from_secs(1);
@@ -61,14 +62,23 @@ fn bar(total: Option<u64>, what: &'static str, elapsed: Duration) -> ProgressBar
     let (bar, template) = match total {
         Some(total) => (
             ProgressBar::new(total),
-            "{bar:32} {human_pos}/{human_len} {msg}, {per_sec}, {eta} left",
+            "{bar:32} {human_pos}/{human_len} {msg}, {rate}/s, {left} left",
         ),
-        None => (ProgressBar::new_spinner(), "{spinner} {human_pos} {msg}, {per_sec}, {elapsed}"),
+        None => (ProgressBar::new_spinner(), "{spinner} {human_pos} {msg}, {rate}/s, {elapsed}"),
     };
     let style = ProgressStyle::with_template(template);
-    bar.with_style(style.expect("the templates above are sound"))
-        .with_message(what)
-        .with_elapsed(elapsed)
+    // Over all the time: the rates of the library start when the bar appears.
+    let rate = |state: &ProgressState| state.pos() as f64 / state.elapsed().as_secs_f64().max(1e-9);
+    let style = style
+        .expect("the templates above are sound")
+        .with_key("rate", move |state: &ProgressState, text: &mut dyn Write| {
+            let _ = write!(text, "{:.1}", rate(state)); // A string takes everything.
+        })
+        .with_key("left", move |state: &ProgressState, text: &mut dyn Write| {
+            let left = state.len().unwrap_or(0).saturating_sub(state.pos()) as f64;
+            let _ = write!(text, "{:.0} s", left / rate(state).max(1e-9)); // As above.
+        });
+    bar.with_style(style).with_message(what).with_elapsed(elapsed)
 }
 
 fn line(done: u64, total: Option<u64>, what: &str, seconds: f64) -> String {

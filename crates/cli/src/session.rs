@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::global::Global;
+use crate::shapes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use ocelli_data::image::Processor;
@@ -18,6 +19,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+/// Names in a folder that a suggestion is looked for in.
+const MOST_NAMES: usize = 1000;
 
 /// Tokens of a text in every published CLIP.
 const CLIP_CONTEXT: usize = 77;
@@ -136,6 +139,9 @@ fn has_vocabulary(dir: &Path) -> bool {
 }
 
 /// The path of a model that may have to be fetched first.
+    if !Path::new(model).exists() && !is_hub_id(model) {
+        return Err(nowhere(model));
+    }
 pub(crate) fn resolve(global: &Global, model: &str) -> Result<PathBuf, Failure> {
     let bar: RefCell<Option<(String, ProgressBar)>> = RefCell::new(None);
     let quiet = std::env::var_os("HF_HUB_DISABLE_PROGRESS_BARS").is_some_and(|v| v == "1");
@@ -158,6 +164,40 @@ pub(crate) fn resolve(global: &Global, model: &str) -> Result<PathBuf, Failure> 
     };
     Ok(hub::resolve(model, &options)?)
 }
+/// Whether this may be `org/name[@revision]`.
+fn is_hub_id(model: &str) -> bool {
+    let id = model.split('@').next().unwrap_or_default();
+    id.split('/').count() == 2 && !id.starts_with(['.', '/', '~']) && !id.ends_with('/')
+}
+
+/// That a name is neither a path nor a hub id, with the nearest name that is one.
+fn nowhere(model: &str) -> Failure {
+    let path = Path::new(model);
+    let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name());
+    let name = name.unwrap_or_default().to_string_lossy();
+    let folder = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let beside = folder.read_dir().into_iter().flatten().flatten().take(MOST_NAMES).map(|entry| {
+        let found = entry.file_name().to_string_lossy().into_owned();
+        (found.clone(), parent.join(found).display().to_string())
+    });
+    let sizes = shapes::NAMES.iter().map(|shape| ((*shape).to_owned(), format!("--shape {shape}")));
+    let likeness = |found: &str| {
+        strsim::normalized_damerau_levenshtein(&found.to_lowercase(), &name.to_lowercase())
+    };
+    let nearest = beside
+        .chain(sizes)
+        .map(|(found, said)| (likeness(&found), said))
+        .filter(|(likeness, _)| *likeness > 0.6)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let hint = nearest.map_or_else(
+        || "check the spelling".to_owned(),
+        |(_, said)| format!("did you mean {said}?"),
+    );
+    Failure::model(format!(
+        "{model}: no such file or folder, and a model of the hub is called org/name; {hint}"
+    ))
+}
+
 
 fn download_bar(file: &str, size: u64, draw: bool) -> ProgressBar {
     if !draw {

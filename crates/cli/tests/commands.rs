@@ -296,7 +296,16 @@ fn wrong_lines_for_the_tokenizer_are_named() {
     let (code, out, err) = run_with(&["tokenize", "-m", CLIP], "{\"text\": \"a\"}\n{\"t\": 1}\n");
     assert_eq!(code, 3);
     assert_eq!(lines(&out).len(), 1);
-    assert!(err.contains("standard input line 2"), "{err}");
+    assert!(err.contains("standard input line 2: no \"text\"; expected"), "{err}");
+    for (wrong, said) in [("[1]", "no object"), ("{\"text\": 1}", "is no string"), ("{", "no JSON")]
+    {
+        let (code, _, err) = run_with(&["tokenize", "-m", CLIP], wrong);
+        assert!(code == 3 && err.contains(said) && !err.contains("struct"), "{err}");
+    }
+    let (code, out, err) = run_with(&["tokenize", "-m", CLIP], "{\"text\": \"a\"}\n\n{}\n");
+    assert_eq!((code, lines(&out).len()), (3, 1));
+    assert!(err.contains("line 2: blank"), "{err}");
+    assert_eq!(run_with(&["tokenize", "-m", CLIP], "{\"text\": \"a\"}\n\n").0, 0);
     let (code, out, _) = run_with(&["tokenize", "-m", CLIP, "--raw"], "{\"text\": \"\"}\n");
     assert_eq!((code, out.as_str()), (0, "{\"ids\":[]}\n"));
 }
@@ -322,4 +331,120 @@ fn a_reader_that_has_enough_is_no_error() {
     drop(child.stdout.take());
     let (code, _, err) = told(&child.wait_with_output().unwrap());
     assert_eq!((code, err.as_str()), (0, ""));
+}
+
+/// A folder of a model with everything but its weights, where one file is replaced.
+fn without_weights(scratch: &Scratch, model: &str, file: &str, text: &str) -> String {
+    let config = format!("{model}/config.json");
+    scratch.copy(&config, "model/config.json");
+    fs::write(scratch.at(&format!("model/{file}")), text).unwrap();
+    scratch.at("model")
+}
+
+#[test]
+fn a_processor_file_may_leave_its_class_to_the_model() {
+    let scratch = Scratch::new("processor");
+    let photo = format!("{PHOTOS}/flower_96x64.png");
+    let out = scratch.at("out.safetensors");
+    for model in [CLIP, VIT] {
+        let said = fs::read_to_string(root().join(model).join("preprocessor_config.json")).unwrap();
+        let mut fields: Value = serde_json::from_str(&said).unwrap();
+        let mut pixels = Vec::new();
+        for keep in [true, false] {
+            if !keep {
+                fields.as_object_mut().unwrap().remove("image_processor_type");
+                fields.as_object_mut().unwrap().remove("feature_extractor_type");
+            }
+            let file = "preprocessor_config.json";
+            let folder = without_weights(&scratch, model, file, &fields.to_string());
+            let (code, _, err) = run(&["preprocess", "-m", &folder, &photo, "-o", &out]);
+            assert_eq!(code, 0, "{err}");
+            pixels.push(fs::read(&out).unwrap());
+        }
+        assert!(pixels[0] == pixels[1], "{model}");
+    }
+    let wrong = "{\"image_processor_type\": \"SamImageProcessor\"}";
+    let folder = without_weights(&scratch, CLIP, "preprocessor_config.json", wrong);
+    let (code, _, err) = run(&["preprocess", "-m", &folder, &photo, "-o", &out]);
+    assert_eq!((code, err.matches("preprocessor_config.json").count()), (3, 1), "{err}");
+}
+
+#[test]
+fn label_files_are_data_and_their_faults_have_code_3() {
+    let scratch = Scratch::new("labels");
+    let photo = format!("{PHOTOS}/flower_96x64.png");
+    let file = scratch.at("labels.txt");
+    let classify = |text: &[u8]| {
+        fs::write(&file, text).unwrap();
+        run(&["classify", "-m", CLIP, "--labels-file", &file, "--jsonl", &photo])
+    };
+    let (code, out, err) = classify("\u{feff}cat\r\n\r\ndog\n\n".as_bytes());
+    assert_eq!((code, err.as_str()), (0, ""));
+    let same = run(&["classify", "-m", CLIP, "--labels", "cat，dog", "--jsonl", &photo]);
+    assert_eq!(same, (0, out, String::new()));
+    for (wrong, said) in
+        [(&b"cat\ncat\n"[..], "line 2 repeats"), (b"\n", "no labels"), (b"\xff", "UTF-8")]
+    {
+        let (code, _, err) = classify(wrong);
+        assert!(code == 3 && err.contains(said) && err.contains("labels.txt"), "{err}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_into_memory_is_refused_with_code_5() {
+    for task in ["encode", "train"] {
+        let arguments = ["bench", "--shape", "VIT-S16", "--task", task, "--batch", "4000000"];
+        let (code, out, err) = run(&arguments);
+        assert_eq!((code, out.as_str()), (5, ""), "{err}");
+        assert!(err.contains("GiB are available; lower --batch"), "{err}");
+    }
+}
+
+#[test]
+fn variables_that_are_set_wrongly_are_errors() {
+    let output = ocelli(&["doctor"]).env("OCELLI_THREADS", "abc").output().unwrap();
+    let (code, out, err) = told(&output);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.starts_with("error: OCELLI_THREADS=abc: expected a number"), "{err}");
+}
+
+#[test]
+fn values_that_are_not_finite_say_what_to_do() {
+    let scratch = Scratch::new("nan");
+    scratch.copy(&format!("{VIT}/config.json"), "model/config.json");
+    let file = scratch.copy(&format!("{VIT}/model.safetensors"), "model/model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&file, bytes).unwrap();
+    let photo = format!("{PHOTOS}/flower_96x64.png");
+    let (code, _, err) = run(&["classify", "-m", &scratch.at("model"), &photo]);
+    assert!(
+        code == 4 && err.contains("not finite") && err.contains("fetch the file again"),
+        "{err}"
+    );
+}
+
+#[test]
+fn missing_training_data_names_what_fetches_it() {
+    let scratch = Scratch::new("recipe");
+    let text = fs::read_to_string(root().join("recipes/vit/mnist.toml")).unwrap();
+    let recipe = scratch.at("mnist.toml");
+    fs::write(&recipe, text.replace("\"data/mnist", "\"no/such/folder")).unwrap();
+    let (code, _, err) = run(&["train", "-c", &recipe, "--runs", &scratch.at("runs")]);
+    assert!(code == 3 && err.contains("tools/fetch_mnist.py data/mnist"), "{err}");
+}
+
+#[test]
+fn checkpoints_of_openai_take_their_heads_from_the_case_of_the_same_weights() {
+    let scratch = Scratch::new("heads");
+    let case = "testdata/golden/clip/openai_vit";
+    for file in ["golden.json", "golden.safetensors", "model.safetensors"] {
+        scratch.copy(&format!("{case}/{file}"), &format!("case/{file}"));
+    }
+    let verify = || run(&["verify", &scratch.at("case"), "--family", "openai"]);
+    // Without the neighbour the vision tower, 48 wide, gets the one head of OpenAI's rule.
+    assert_eq!(verify().0, 1);
+    scratch.copy(&format!("{CLIP}/config.json"), "hf_vit/config.json");
+    assert_eq!(verify().0, 0);
 }

@@ -1,14 +1,14 @@
 //! `ocelli bench`: how fast a model runs here.
 
+use super::model::cost;
 use crate::failure::Failure;
+use crate::global::Global;
+use crate::{memory, session, shapes};
 use ocelli_kernels::optimiser::{AdamW, adamw};
-use ocelli_models::systems::clip::{Clip, ClipConfig};
-use ocelli_models::vision::vit::{Vit, VitConfig};
 use ocelli_models::{Files, HeadCounts, Model};
 use ocelli_nn::{Builder, Parameter, Parameters};
 use ocelli_tensor::{Targets, Tensor, no_grad};
 use std::io::{BufRead, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,20 +21,20 @@ use std::time::Instant;
 #[command(after_help = "Examples:
   ocelli bench --shape vit-b16 --batch 8
   ocelli bench --shape vit-s16 --task train --batch 8 --json
-  ocelli bench -m models/vit --task encode")]
+  ocelli bench -m openai/clip-vit-base-patch32 --task encode")]
 pub(crate) struct Args {
-    /// Model directory or file
-    #[arg(short, long, conflicts_with = "shape", required_unless_present = "shape")]
-    model: Option<PathBuf>,
-    /// Random weights of a published size
-    #[arg(long, value_enum)]
-    shape: Option<Shape>,
+    /// Model: a folder, a weights file, or org/name[@revision] of the hub
+    #[arg(short, long, conflicts_with = "shape")]
+    model: Option<String>,
+    /// Random weights of a published size: vit-b16, vit-s16, clip-l14, ViT-B/32, RN50, ...
+    #[arg(long, value_name = "NAME")]
+    shape: Option<String>,
     /// What is timed
     #[arg(long, value_enum, default_value = "encode")]
     task: Task,
     /// Pictures at once
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    batch: u16,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
     /// Type of number that is computed in
     #[arg(long, value_enum, default_value = "f32")]
     dtype: Dtype,
@@ -44,13 +44,6 @@ pub(crate) struct Args {
     /// Answer lines on standard input
     #[arg(long, conflicts_with = "json")]
     interactive: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Shape {
-    VitB16,
-    VitS16,
-    ClipL14,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -70,9 +63,10 @@ enum Dtype {
 const RUNS: usize = 30;
 const SECONDS: f64 = 20.0;
 
-pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let Dtype::F32 = args.dtype;
-    let (model, parameters) = model(args)?;
+    let (model, parameters) = model(global, args)?;
+    check_memory(args, &model, &parameters)?;
     let mut step = Step::new(args, model, &parameters)?;
     step.run()?; // Packs weights, warms caches.
     if args.interactive {
@@ -86,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     times.sort_by(f64::total_cmp);
     let (median, best) = (times[times.len() / 2], times[0]);
-    let rss = peak_rss_mib().unwrap_or(0.0);
+    let rss = memory::peak().unwrap_or(0) as f64 / f64::from(1 << 20);
     let per_second = f64::from(args.batch) * 1e3 / median;
     let line = if args.json {
         let tokens = per_second * step.tokens as f64;
@@ -125,26 +119,38 @@ fn answer(step: &mut Step) -> Result<(), Failure> {
     Ok(())
 }
 
-fn model(args: &Args) -> Result<(Model, Parameters), Failure> {
-    if let Some(path) = &args.model {
-        let opened = Files::find(path, None)?.open(HeadCounts::default())?;
-        return Ok((opened.model, opened.parameters));
-    }
-    let b = Builder::random(0);
-    let vit = |name: &str| {
-        let config = VitConfig::variant(name).expect("a published size");
-        Model::Vit(Box::new(Vit::new(&config, &b)))
-    };
-    let model = match args.shape {
-        Some(Shape::VitS16) => vit("S/16"),
-        Some(Shape::ClipL14) => {
-            let config = ClipConfig::variant("ViT-L/14").expect("a published size");
-            Model::Clip(Box::new(Clip::new(&config, &b)))
+fn model(global: &Global, args: &Args) -> Result<(Model, Parameters), Failure> {
+    let shape = match (&args.model, &args.shape) {
+        (Some(model), _) => {
+            let path = session::resolve(global, model)?;
+            let opened = Files::find(&path, None)?.open(HeadCounts::default())?;
+            return Ok((opened.model, opened.parameters));
         }
-        _ => vit("B/16"),
+        (None, Some(shape)) => shape,
+        (None, None) => {
+            return Err(Failure::usage(
+                "nothing to time: give a model with -m, or a published size such as --shape vit-b16",
+            ));
+        }
     };
+    let b = Builder::random(0);
+    let model = shapes::build(shape, &b)?;
     let parameters = b.finish().map_err(ocelli_models::Error::from)?;
     Ok((model, parameters))
+}
+
+/// Whether the batch fits into memory: what is allocated is touched, so too much of it would end
+/// the program, or others, without a word.
+fn check_memory(args: &Args, model: &Model, parameters: &Parameters) -> Result<(), Failure> {
+    let Some((cost, (img_h, img_w))) = cost::picture(model, parameters) else { return Ok(()) };
+    let trains = args.task == Task::Train;
+    let of_text = cost::text(model).filter(|_| trains).map_or(0, |text| text.kept);
+    let between = if trains { cost.kept + of_text } else { cost.values };
+    let needed = 4 * u64::from(args.batch) * (3 * (img_h * img_w) as u64 + between);
+    // Training adds gradients and two moments to the weights.
+    let copies = if trains { 3 } else { 0 };
+    let what = format!("a batch of {}", args.batch);
+    memory::check(needed + 4 * copies * parameters.elements() as u64, &what, "lower --batch")
 }
 
 fn blind() -> ocelli_models::Error {
@@ -171,7 +177,7 @@ struct Training {
 
 impl Step {
     fn new(args: &Args, model: Model, parameters: &Parameters) -> Result<Self, Failure> {
-        let batch = usize::from(args.batch);
+        let batch = args.batch as usize;
         let ((height, width), tokens) = match &model {
             Model::Vit(m) => (m.config().image_size, m.config().tokens()),
             Model::Hybrid(m) => (m.image_size, m.vit.config().tokens()),
@@ -239,12 +245,4 @@ impl Step {
         }
         Ok(())
     }
-}
-
-/// The most memory that this process has held, in MiB, where the system tells.
-fn peak_rss_mib() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024.0)
 }

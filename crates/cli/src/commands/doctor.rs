@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::global::Global;
+use crate::memory;
 use crate::output::Output;
 use ocelli_kernels::{Isa, pool, simd};
 use std::path::PathBuf;
@@ -59,23 +60,16 @@ pub(crate) fn run(global: &Global, _: &Args) -> Result<(), Failure> {
     out.flush()
 }
 
-/// A field of a file of lines `name : value`.
-fn field(file: &str, name: &str) -> Option<String> {
-    let text = std::fs::read_to_string(file).ok()?;
-    let line = text.lines().find(|line| line.starts_with(name))?;
+fn processor() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-fn processor() -> Option<String> {
-    field("/proc/cpuinfo", "model name")
-}
-
 fn memory() -> Option<String> {
-    let gib = |name: &str| -> Option<f64> {
-        let kib: f64 = field("/proc/meminfo", name)?.strip_suffix(" kB")?.trim().parse().ok()?;
-        Some(kib / 1_048_576.0)
-    };
-    Some(format!("{:.1} GiB, {:.1} GiB available", gib("MemTotal")?, gib("MemAvailable")?))
+    let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
+    let (all, left) = (memory::of_machine("MemTotal")?, memory::available()?);
+    Some(format!("{:.1} GiB, {:.1} GiB available", gib(all), gib(left)))
 }
 
 /// Where hub models are kept.

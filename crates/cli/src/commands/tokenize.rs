@@ -6,13 +6,14 @@ use crate::output::Output;
 use crate::session::{self, ModelArgs, Tokenizer};
 use clap::ValueEnum;
 use ocelli_data::text::{Behaviour, Truncate};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::Value;
 use std::io::{BufRead, BufReader, stdin};
 
 /// Turn texts into the ids that a model sees
 ///
 /// Reads a JSON object {"text": ...} a line and writes {"ids": [...]} a line: start, words and end,
-/// cut to the model's context. Padding is left out. Needs the tokenizer's files, not the weights.
+/// cut to the model's context. Padding is left out. Blank lines may only follow the last text. Needs the tokenizer's files, not the weights.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -49,11 +50,6 @@ impl From<Rules> for Behaviour {
     }
 }
 
-#[derive(Deserialize)]
-struct Request {
-    text: String,
-}
-
 #[derive(Serialize)]
 struct Answer<'a> {
     ids: &'a [u32],
@@ -65,19 +61,25 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let mut input = BufReader::new(stdin());
     let mut out = Output::new();
     let mut line = String::new();
-    for number in 1.. {
+    let mut blank = None;
+    for number in 1_u64.. {
         line.clear();
-        let wrong = |reason: String| {
+        let wrong = |number: u64, reason: String| {
             Failure::input(format!(
                 "standard input line {number}: {reason}; expected a JSON object {{\"text\": ...}}"
             ))
         };
-        if input.read_line(&mut line).map_err(|e| wrong(e.to_string()))? == 0 {
+        if input.read_line(&mut line).map_err(|e| wrong(number, e.to_string()))? == 0 {
             break;
         }
-        if !line.trim().is_empty() {
-            let request: Request = serde_json::from_str(&line).map_err(|e| wrong(e.to_string()))?;
-            let ids = ids(&tokenizer, &request.text, context, args.raw)?;
+        if line.trim().is_empty() {
+            blank = blank.or(Some(number));
+        } else if let Some(number) = blank {
+            // Left out, it would give its answer's line to the next text.
+            return Err(wrong(number, "blank".to_owned()));
+        } else {
+            let text = text(&line).map_err(|reason| wrong(number, reason))?;
+            let ids = ids(&tokenizer, &text, context, args.raw)?;
             out.json(&Answer { ids: &ids })?;
         }
         // Whoever waits for an answer before the next line gets it.
@@ -86,6 +88,23 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         }
     }
     out.flush()
+}
+
+/// The text of a request, or what is wrong with it.
+fn text(line: &str) -> Result<String, String> {
+    let request = serde_json::from_str(line.trim_end()).map_err(|e| {
+        let reason = e.to_string();
+        let reason = reason.split(" at line ").next().unwrap_or_default();
+        format!("no JSON ({reason} at column {})", e.column())
+    })?;
+    match request {
+        Value::Object(mut fields) => match fields.remove("text") {
+            Some(Value::String(text)) => Ok(text),
+            Some(_) => Err("\"text\" is no string".to_owned()),
+            None => Err("no \"text\"".to_owned()),
+        },
+        _ => Err("no object".to_owned()),
+    }
 }
 
 fn ids(tokenizer: &Tokenizer, text: &str, context: usize, raw: bool) -> Result<Vec<u32>, Failure> {

@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::interrupt;
 use crate::output::Output;
+use ocelli_data::dataset::DatasetError;
 use ocelli_train::{RunOptions, Show, Summary, TrainConfig, plan, run as train};
 use std::path::{Path, PathBuf};
 
@@ -44,8 +45,9 @@ pub(crate) struct Args {
 pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let config = TrainConfig::load(&args.config, &args.overrides)?;
     let mut out = Output::new();
+    let failed = |error| failure(error, &args.config);
     if args.dry_run {
-        out.text(&plan(&config)?.to_string())?;
+        out.text(&plan(&config).map_err(failed)?.to_string())?;
         return out.flush();
     }
     let recipe = args.config.file_stem().unwrap_or_default().to_string_lossy();
@@ -63,10 +65,21 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         (false, false) => Show::Nothing,
     };
     let options = RunOptions { folder: folder.clone(), show, stop: interrupt::flag() };
-    let summary = train(&config, &options)?;
+    let summary = train(&config, &options).map_err(failed)?;
     out.text(&told(&summary, &folder))?;
     out.flush()?;
     if summary.is_interrupted { Err(Failure::interrupted()) } else { Ok(()) }
+}
+
+/// An error, with what the recipe says about its data if that is not there.
+fn failure(error: ocelli_train::Error, recipe: &Path) -> Failure {
+    let is_missing = matches!(error, ocelli_train::Error::Dataset(DatasetError::NotThere { .. }));
+    let text = std::fs::read_to_string(recipe).unwrap_or_default();
+    let data = text.lines().find_map(|line| line.strip_prefix("# Data: "));
+    match (Failure::from(error), data) {
+        (failure, Some(data)) if is_missing => failure.with(&format!("the recipe says: {data}")),
+        (failure, _) => failure,
+    }
 }
 
 fn told(summary: &Summary, folder: &Path) -> String {

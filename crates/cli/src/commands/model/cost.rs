@@ -9,13 +9,18 @@ use ocelli_models::vision::vit::VitConfig;
 use ocelli_nn::Parameters;
 
 /// What one input costs.
-pub(super) struct Cost {
+/// What training keeps of a block or a convolution, in multiples of what passes through it.
+const KEPT: u64 = 2;
+
+pub(crate) struct Cost {
     /// Positions that attention sees.
-    pub(super) tokens: usize,
+    pub(crate) tokens: usize,
     /// Multiply-adds times two.
     pub(super) flops: u64,
     /// Values between the layers at the widest point, per input: an estimate.
-    pub(super) values: u64,
+    pub(crate) values: u64,
+    /// Values that a training step keeps for its backward pass, per input: an estimate.
+    pub(crate) kept: u64,
 }
 
 /// Of a stack of pre-norm blocks, without what comes before and after them.
@@ -31,7 +36,7 @@ fn block_values(tokens: usize, width: usize, mlp_dim: usize) -> u64 {
 
 /// Of a picture at the size that the model is configured for, `(img_h, img_w)`; none if it does
 /// not see.
-pub(super) fn picture(model: &Model, parameters: &Parameters) -> Option<(Cost, (usize, usize))> {
+pub(crate) fn picture(model: &Model, parameters: &Parameters) -> Option<(Cost, (usize, usize))> {
     Some(match model {
         Model::Bert(_) => return None,
         Model::Vit(vit) => (of_vit(vit.config()), vit.config().image_size),
@@ -39,7 +44,8 @@ pub(super) fn picture(model: &Model, parameters: &Parameters) -> Option<(Cost, (
         Model::LocalVit(vit) => {
             let c = vit.config();
             let values = block_values(c.tokens(), c.width, c.mlp_dim);
-            (Cost { tokens: c.tokens(), flops: c.flops(), values }, c.image_size)
+            let kept = KEPT * c.depth as u64 * values;
+            (Cost { tokens: c.tokens(), flops: c.flops(), values, kept }, c.image_size)
         }
         Model::Clip(clip) => {
             let size = clip.config().vision.image_size();
@@ -54,7 +60,8 @@ pub(super) fn picture(model: &Model, parameters: &Parameters) -> Option<(Cost, (
 
 pub(super) fn of_vit(c: &VitConfig) -> Cost {
     let tokens = c.tokens();
-    Cost { tokens, flops: c.flops(), values: block_values(tokens, c.width, c.mlp_dim) }
+    let values = block_values(tokens, c.width, c.mlp_dim);
+    Cost { tokens, flops: c.flops(), values, kept: KEPT * c.depth as u64 * values }
 }
 
 fn of_clip_vit(c: &ClipVitConfig, embed_dim: usize) -> Cost {
@@ -62,11 +69,12 @@ fn of_clip_vit(c: &ClipVitConfig, embed_dim: usize) -> Cost {
     let patches = ((tokens - 1) * 3 * c.patch_size * c.patch_size * c.width) as u64;
     let flops =
         blocks(tokens, c.width, c.mlp_dim, c.depth) + 2 * (patches + (c.width * embed_dim) as u64);
-    Cost { tokens, flops, values: block_values(tokens, c.width, c.mlp_dim) }
+    let values = block_values(tokens, c.width, c.mlp_dim);
+    Cost { tokens, flops, values, kept: KEPT * c.depth as u64 * values }
 }
 
 /// Of a text as long as the context; none if the model does not read.
-pub(super) fn text(model: &Model) -> Option<Cost> {
+pub(crate) fn text(model: &Model) -> Option<Cost> {
     let (tokens, width, mlp_dim, depth, projection) = match model {
         Model::Clip(clip) => {
             let c = &clip.config().text;
@@ -80,23 +88,26 @@ pub(super) fn text(model: &Model) -> Option<Cost> {
         Model::Vit(_) | Model::Hybrid(_) | Model::LocalVit(_) => return None,
     };
     let flops = blocks(tokens, width, mlp_dim, depth) + 2 * projection as u64;
-    Some(Cost { tokens, flops, values: block_values(tokens, width, mlp_dim) })
+    let values = block_values(tokens, width, mlp_dim);
+    Some(Cost { tokens, flops, values, kept: KEPT * depth as u64 * values })
 }
 
 /// Of the convolutions whose filters are called `*.weight`, `[out, in, kernel, kernel]`;
-/// `side` gives the side of each one's output grid from the parts of its name.
-fn convolutions(parameters: &Parameters, side: impl Fn(&[&str]) -> Option<usize>) -> (u64, u64) {
-    let (mut flops, mut largest) = (0, 0);
+/// `side` gives the side of each one's output grid from the parts of its name. Operations, values at
+/// the widest point, and values that training keeps.
+fn convolutions(parameters: &Parameters, side: impl Fn(&[&str]) -> Option<usize>) -> [u64; 3] {
+    let (mut flops, mut largest, mut all) = (0, 0, 0);
     for p in parameters.iter() {
         let shape = p.shape();
         let names: Vec<&str> = p.name().split('.').collect();
         if let ([outputs, ..], 4, Some(side)) = (&shape[..], shape.len(), side(&names)) {
             let positions = (side * side) as u64;
             flops += 2 * positions * shape.iter().product::<usize>() as u64;
-            largest = largest.max(2 * positions * *outputs as u64);
+            let values = positions * *outputs as u64;
+            (largest, all) = (largest.max(2 * values), all + values);
         }
     }
-    (flops, largest)
+    [flops, largest, KEPT * all]
 }
 
 /// The backbone halves the grid in its stem twice and in each stage but the first, with the second
@@ -111,7 +122,7 @@ pub(super) fn of_hybrid(hybrid: &HybridVit, parameters: &Parameters) -> (Cost, (
     let stride = 2 << stages;
     let (grid_h, grid_w) = vit.image_size;
     let image = (grid_h * stride, grid_w * stride);
-    let (flops, values) = convolutions(parameters, |names| {
+    let [flops, values, kept] = convolutions(parameters, |names| {
         let Some((stage, block)) = stage_and_block(names) else {
             return names.contains(&"stem").then_some(image.0 / 2);
         };
@@ -121,7 +132,8 @@ pub(super) fn of_hybrid(hybrid: &HybridVit, parameters: &Parameters) -> (Cost, (
     });
     let tokens = of_vit(vit);
     let values = values.max(tokens.values);
-    (Cost { tokens: tokens.tokens, flops: flops + tokens.flops, values }, image)
+    let (flops, kept) = (flops + tokens.flops, kept + tokens.kept);
+    (Cost { tokens: tokens.tokens, flops, values, kept }, image)
 }
 
 /// The numbers behind `stages`.
@@ -134,7 +146,7 @@ fn stage_and_block(names: &[&str]) -> Option<(usize, usize)> {
 /// A tower of CLIP: it pools behind the second convolution of a stage's first block, and at its end
 /// one query attends to all positions.
 fn of_clip_resnet(image: usize, parameters: &Parameters) -> Cost {
-    let (flops, values) = convolutions(parameters, |names| {
+    let [flops, values, kept] = convolutions(parameters, |names| {
         let ["vision", layer, rest @ ..] = names else { return None };
         let Some(layer) = layer.strip_prefix("layer") else { return Some(image / 2) };
         let layer: usize = layer.parse().ok()?;
@@ -147,7 +159,7 @@ fn of_clip_resnet(image: usize, parameters: &Parameters) -> Cost {
     let width = parameters.get("vision.attnpool.k_proj.weight").map_or(0, |p| p.shape()[0]);
     let joint = parameters.get("vision.attnpool.c_proj.weight").map_or(0, |p| p.shape()[0]);
     let pool = 2 * width * width * (1 + 2 * positions) + 4 * positions * width + 2 * width * joint;
-    Cost { tokens: positions, flops: flops + pool as u64, values }
+    Cost { tokens: positions, flops: flops + pool as u64, values, kept }
 }
 
 #[cfg(test)]

@@ -5,10 +5,9 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::output::Output;
 use crate::session::{self, ModelArgs};
+use crate::shapes;
 use crate::table::{bytes, columns, thousands};
 use ocelli_models::Model;
-use ocelli_models::systems::clip::{Clip, ClipConfig};
-use ocelli_models::vision::vit::{Vit, VitConfig};
 use ocelli_nn::checkpoint::Checkpoint;
 use ocelli_nn::{Builder, Parameters};
 use std::path::Path;
@@ -37,7 +36,9 @@ pub(super) struct Args {
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let mut out = Output::new();
     if let Some(shape) = &args.shape {
-        let (model, parameters) = published(shape)?;
+        let b = Builder::zeros();
+        let model = shapes::build(shape, &b)?;
+        let parameters = b.finish().map_err(ocelli_models::Error::from)?;
         out.text(&columns_of(&[("model", format!("{shape}, {}", model.kind()))]))?;
         out.text(&described(&model, &parameters)?)?;
         return out.flush();
@@ -72,33 +73,6 @@ fn files(path: &Path) -> Result<String, Failure> {
         format!("{} ({})", file.display(), bytes(size))
     };
     Ok(files.iter().map(told).collect::<Vec<_>>().join(", "))
-}
-
-/// A model of a published size whose weights are all 0.
-fn published(shape: &str) -> Result<(Model, Parameters), Failure> {
-    let unknown =
-        || Failure::usage(format!("no published size {shape:?}; `ocelli model list` names them"));
-    let b = Builder::zeros();
-    let clip = match shape {
-        "clip-b32" => Some("ViT-B/32"),
-        "clip-b16" => Some("ViT-B/16"),
-        "clip-l14" => Some("ViT-L/14"),
-        other => Some(other),
-    };
-    let model = if let Some(config) = clip.and_then(ClipConfig::variant) {
-        Model::Clip(Box::new(Clip::new(&config, &b)))
-    } else {
-        let name = shape.strip_prefix("vit-").unwrap_or(shape).replace('/', "");
-        let at = name.find(|c: char| c.is_ascii_digit()).ok_or_else(unknown)?;
-        let (size, patch) = name.split_at(at);
-        let size = match size.to_ascii_lowercase().as_str() {
-            "ti" => "Ti".to_owned(),
-            size => size.to_ascii_uppercase(),
-        };
-        let config = VitConfig::variant(&format!("{size}/{patch}")).ok_or_else(unknown)?;
-        Model::Vit(Box::new(Vit::new(&config, &b)))
-    };
-    Ok((model, b.finish().map_err(ocelli_models::Error::from)?))
 }
 
 fn columns_of(pairs: &[(&str, String)]) -> String {

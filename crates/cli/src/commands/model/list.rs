@@ -2,33 +2,12 @@
 
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::table;
+use crate::{shapes, table};
 use ocelli_models::Family;
 
 /// List the families of checkpoints that are read, and the published sizes
 #[derive(clap::Args)]
 pub(crate) struct Args {}
-
-/// Published sizes by the name that `--shape` takes.
-pub(super) const SHAPES: [&str; 17] = [
-    "vit-ti16",
-    "vit-s32",
-    "vit-s16",
-    "vit-b32",
-    "vit-b16",
-    "vit-l32",
-    "vit-l16",
-    "vit-h14",
-    "RN50",
-    "RN101",
-    "RN50x4",
-    "RN50x16",
-    "RN50x64",
-    "ViT-B/32",
-    "ViT-B/16",
-    "ViT-L/14",
-    "ViT-L/14@336",
-];
 
 /// What a family is, and the files it is known by.
 fn described(family: Family) -> [&'static str; 2] {
@@ -59,7 +38,7 @@ pub(super) fn run(_: &Args) -> Result<(), Failure> {
         "\nWeights: .safetensors, .bin, .pt, .pth, .npz; single, sharded, or from the hub.\n",
     )?;
     out.text("\nPublished sizes, for --shape:\n")?;
-    for names in SHAPES.chunks(8) {
+    for names in shapes::NAMES.chunks(8) {
         out.text(&format!("  {}\n", names.join("  ")))?;
     }
     out.flush()

@@ -1,6 +1,6 @@
 //! `ocelli model`: what models are and which ones there are.
 
-mod cost;
+pub(crate) mod cost;
 mod info;
 mod list;
 mod shorten;

@@ -4,7 +4,6 @@ use super::Computed;
 use crate::failure::Failure;
 use ocelli_nn::checkpoint::{Checkpoint, Dtype, TensorView, save_safetensors};
 use ocelli_tensor::Tensor;
-use regex::Regex;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,30 +17,24 @@ pub(super) struct Case {
     /// The golden file of a neighbouring checkpoint, for inputs that this one leaves out.
     neighbour: Option<Checkpoint>,
     pub(super) settings: Value,
+    /// The configuration of the neighbouring checkpoint that has the same weights in another layout.
+    same_weights: Value,
 }
 
 impl Case {
     pub(super) fn open(dir: &Path) -> Result<Self, Failure> {
         let golden = Checkpoint::open(&dir.join("golden.safetensors"))?;
         let file = dir.join("golden.json");
-        let settings = if file.is_file() {
-            let text = std::fs::read_to_string(&file)
-                .map_err(|e| Failure::input(format!("cannot read {}: {e}", file.display())))?;
-            serde_json::from_str(&text)
-                .map_err(|e| Failure::input(format!("{}: {e}", file.display())))?
-        } else {
-            Value::Null
-        };
-        let mut case = Self { checkpoint: dir.to_owned(), golden, neighbour: None, settings };
-        if let Some(name) = case.settings.get("checkpoint").and_then(Value::as_str) {
-            if name.contains(['/', '\\']) || name.starts_with('.') {
-                return Err(Failure::input(format!(
-                    "golden.json: checkpoint `{name}` is no neighbouring folder"
-                )));
-            }
-            let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-            case.checkpoint = dir.parent().unwrap_or(Path::new(".")).join(name);
-            case.neighbour = Checkpoint::open(&case.checkpoint.join("golden.safetensors")).ok();
+        let settings = if file.is_file() { json(&file)? } else { Value::Null };
+        let (checkpoint, neighbour, same_weights) = (dir.to_owned(), None, Value::Null);
+        let mut case = Self { checkpoint, golden, neighbour, settings, same_weights };
+        if let Some(folder) = neighbour_of(dir, &case.settings, "checkpoint")? {
+            case.neighbour = Checkpoint::open(&folder.join("golden.safetensors")).ok();
+            case.checkpoint = folder;
+        }
+        if let Some(folder) = neighbour_of(dir, &case.settings, "same_weights_as")? {
+            let file = folder.join("config.json");
+            case.same_weights = if file.is_file() { json(&file)? } else { Value::Null };
         }
         Ok(case)
     }
@@ -101,27 +94,20 @@ impl Case {
         list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
-    /// Heads of a tower whose file does not count them: a number in the settings, or one in the
-    /// sentence that explains them, or the heads of 8 that the smallest towers have.
+    /// Heads of a tower whose checkpoint does not count them: the number in `golden.json`, or else in
+    /// the configuration of the case with the same weights. Nothing otherwise, so that the rule of
+    /// OpenAI's code holds, heads of 64; but a text tower narrower than that is a miniature with heads
+    /// of 8, which no file of `clip/openai_resnet` says.
     pub(super) fn heads(&self, tower: &str) -> Option<usize> {
-        let number =
-            |field: &str| self.settings.get(field).and_then(Value::as_u64).map(|n| n as usize);
-        if let Some(n) = number(&format!("{tower}_heads")) {
-            return Some(n);
-        }
-        if tower == "vision"
-            && let Some(n) = number("attnpool_heads")
-        {
-            return Some(n);
-        }
-        let rule = self.settings.get("heads_rule").and_then(Value::as_str)?;
-        let pattern = Regex::new(&format!(r"{tower} heads (\d+)")).ok()?;
-        if let Some(found) = pattern.captures(rule) {
-            return found[1].parse().ok();
-        }
-        let file = Checkpoint::open(&self.checkpoint).ok()?;
-        let width = *file.info("ln_final.weight")?.1.first()?;
-        (tower == "text" && width < 64).then_some((width / 8).max(1))
+        let number = |value: &Value| value.as_u64().map(|n| n as usize);
+        let said = number(&self.settings[format!("{tower}_heads")])
+            .or_else(|| number(&self.settings["attnpool_heads"]).filter(|_| tower == "vision"));
+        let section = &self.same_weights[format!("{tower}_config")];
+        said.or_else(|| number(&section["num_attention_heads"])).or_else(|| {
+            let file = Checkpoint::open(&self.checkpoint).ok()?;
+            let width = *file.info("ln_final.weight")?.1.first()?;
+            (tower == "text" && width < 64).then_some((width / 8).max(1))
+        })
     }
 
     /// Writes results in the shapes that the case names.
@@ -141,4 +127,22 @@ impl Case {
             .collect();
         Ok(save_safetensors(path, &views, &BTreeMap::new())?)
     }
+}
+
+fn json(file: &Path) -> Result<Value, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Failure::input(format!("cannot read {}: {e}", file.display())))?;
+    serde_json::from_str(&text).map_err(|e| Failure::input(format!("{}: {e}", file.display())))
+}
+
+/// The folder beside `dir` that a field of the settings names.
+fn neighbour_of(dir: &Path, settings: &Value, field: &str) -> Result<Option<PathBuf>, Failure> {
+    let Some(name) = settings.get(field).and_then(Value::as_str) else { return Ok(None) };
+    if name.contains(['/', '\\']) || name.starts_with('.') {
+        return Err(Failure::input(format!(
+            "golden.json: {field} `{name}` is no neighbouring folder"
+        )));
+    }
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    Ok(Some(dir.parent().unwrap_or(Path::new(".")).join(name)))
 }

@@ -1,0 +1,64 @@
+//! Models of published sizes, by the names that `--shape` takes.
+
+use crate::failure::Failure;
+use ocelli_models::Model;
+use ocelli_models::systems::clip::{Clip, ClipConfig};
+use ocelli_models::vision::vit::{Vit, VitConfig};
+use ocelli_nn::Builder;
+
+/// All of them, as the papers and OpenAI's code spell them.
+pub(crate) const NAMES: [&str; 17] = [
+    "vit-ti16",
+    "vit-s32",
+    "vit-s16",
+    "vit-b32",
+    "vit-b16",
+    "vit-l32",
+    "vit-l16",
+    "vit-h14",
+    "RN50",
+    "RN101",
+    "RN50x4",
+    "RN50x16",
+    "RN50x64",
+    "ViT-B/32",
+    "ViT-B/16",
+    "ViT-L/14",
+    "ViT-L/14@336",
+];
+
+/// A model of a published size with parameters of `b`, whatever the case of the letters.
+pub(crate) fn build(shape: &str, b: &Builder) -> Result<Model, Failure> {
+    let unknown =
+        || Failure::usage(format!("no published size {shape:?}; `ocelli model list` names them"));
+    let lower = shape.to_ascii_lowercase();
+    let name = match lower.as_str() {
+        "clip-b32" => "ViT-B/32",
+        "clip-b16" => "ViT-B/16",
+        "clip-l14" => "ViT-L/14",
+        other => NAMES.iter().find(|n| n.eq_ignore_ascii_case(other)).ok_or_else(unknown)?,
+    };
+    if let Some(config) = ClipConfig::variant(name) {
+        return Ok(Model::Clip(Box::new(Clip::new(&config, b))));
+    }
+    let size = name.trim_start_matches("vit-");
+    let (size, patch) = size.split_at(size.find(|c: char| c.is_ascii_digit()).unwrap_or(0));
+    let size = if size == "ti" { "Ti".to_owned() } else { size.to_ascii_uppercase() };
+    let config = VitConfig::variant(&format!("{size}/{patch}")).ok_or_else(unknown)?;
+    Ok(Model::Vit(Box::new(Vit::new(&config, b))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_known_in_any_case() {
+        for name in ["rn50", "VIT-TI16", "vit-b/32", "Clip-B32"] {
+            assert!(build(name, &Builder::zeros()).is_ok(), "{name}");
+        }
+        for wrong in ["", "vit-", "vit-z99", "RN", "50"] {
+            assert!(build(wrong, &Builder::zeros()).is_err(), "{wrong}");
+        }
+    }
+}
