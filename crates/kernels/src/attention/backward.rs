@@ -16,7 +16,8 @@ const QUERIES: usize = 48;
 
 /// Gradients of [`super::forward`] for queries, keys and values from `out`, `log_sums` and
 /// `grad_out` (laid out like `out`). The three gradients are parts of one slice, as of a fused
-/// projection, or three slices; they are overwritten.
+/// projection, or three slices; they are overwritten. So is `grad_bias[batch, heads, queries,
+/// keys]`, if given: the gradient of the bias before sums over what shares it.
 ///
 /// # Panics
 /// If a slice is too short for its layout.
@@ -30,6 +31,7 @@ pub fn backward(
     (out, grad_out, out_at): (&[f32], &[f32], Layout),
     log_sums: &[f32],
     grads: Grads,
+    grad_bias: Option<&mut [f32]>,
 ) {
     let isa = Isa::best();
     backward_for(
@@ -43,6 +45,7 @@ pub fn backward(
         (out, grad_out, out_at),
         log_sums,
         grads,
+        grad_bias,
     );
 }
 
@@ -67,6 +70,7 @@ pub(super) fn backward_for(
     (out, grad_out, out_at): (&[f32], &[f32], Layout),
     log_sums: &[f32],
     grads: Grads,
+    grad_bias: Option<&mut [f32]>,
 ) {
     let s = shape;
     let (dq, dk, dv) = match grads {
@@ -100,6 +104,9 @@ pub(super) fn backward_for(
     if s.queries * s.keys == 0 {
         return;
     }
+    let scores = s.batch * s.heads * s.queries * s.keys;
+    assert!(grad_bias.as_ref().is_none_or(|g| g.len() == scores), "bias gradient");
+    let grad_bias = grad_bias.map(Shared::new);
     let engine = (isa, panel_fn(isa));
     let group = s.heads / s.kv_heads;
     let d = s.head_dim;
@@ -176,6 +183,9 @@ pub(super) fn backward_for(
                                 out: o.add(r * out_at.token_stride),
                                 grad_out: go.add(r * out_at.token_stride),
                                 head_dim: d,
+                                grad_bias: grad_bias.map_or(std::ptr::null_mut(), |g| {
+                                    g.get().add(at * s.keys + from)
+                                }),
                             };
                             dispatch!(isa, score_grads(row: Row));
                         }
@@ -210,6 +220,8 @@ struct Row {
     out: *const f32,
     grad_out: *const f32,
     head_dim: usize,
+    /// Receives the gradients of the scaled scores, if not null.
+    grad_bias: *mut f32,
 }
 
 #[inline(always)]
@@ -237,11 +249,17 @@ unsafe fn score_grads<V: Vector>(row: Row) {
             }
             let x = x.sub(log_sum);
             let p = exp(x).zero_where_less(x, floor);
-            let ds = load_up_to::<V>(row.ds.add(i), n).sub(dot).mul(p).mul(scale);
+            let ds = load_up_to::<V>(row.ds.add(i), n).sub(dot).mul(p);
             store_up_to(p, row.p.add(i), n);
-            store_up_to(ds, row.ds.add(i), n);
+            store_up_to(ds.mul(scale), row.ds.add(i), n);
+            if !row.grad_bias.is_null() {
+                store_up_to(ds, row.grad_bias.add(i), n);
+            }
         }
         for i in row.seen..row.keys {
+            if !row.grad_bias.is_null() {
+                *row.grad_bias.add(i) = 0.0;
+            }
             *row.p.add(i) = 0.0;
             *row.ds.add(i) = 0.0;
         }

@@ -2,13 +2,13 @@
 
 use super::{Layout, Left, Mask, Rows, Shape, key_panels, times_panels, times_rows};
 use crate::buffer::Buffer;
-use crate::gemm::panel_fn;
+use crate::gemm::{Panel, panel_fn};
 use crate::pool::{Shared, parallel_for, threads};
 use crate::simd::math::exp;
 use crate::simd::{Isa, Vector, dispatch, load_up_to, store_up_to};
 
 /// Queries of a block.
-const QUERIES: usize = 24;
+pub(super) const QUERIES: usize = 24;
 /// Keys of a block; a multiple of every panel width.
 pub(super) const KEYS: usize = 512;
 
@@ -98,44 +98,23 @@ pub(super) fn forward_for(
                     k_stride: 1,
                 };
                 let out = out.get().add(out_at.at(sample, head) + query * out_at.token_stride);
-                let mut running = [Running { max: -1e30, sum: 0.0 }; QUERIES];
-                let end = mask.visible(&s, query + rows - 1);
-                for from in (0..end.max(1)).step_by(KEYS) {
-                    let to = (from + KEYS).min(end);
-                    let engine_rows = (rows, s.head_dim);
-                    times_panels(engine, engine_rows, left, &panels, (from, to), (scores, stride));
-                    for (r, running) in running[..rows].iter_mut().enumerate() {
-                        let row = Row {
-                            scores: scores.add(r * stride),
-                            seen: mask.visible(&s, query + r).clamp(from, to) - from,
-                            keys: to - from,
-                            scale,
-                            bias: if bias.is_null() {
-                                bias
-                            } else {
-                                bias.add((query + r) * s.keys + from)
-                            },
-                            key_bias: key_bias
-                                .as_ref()
-                                .map_or(std::ptr::null(), |b| b.as_ptr().add(from)),
-                        };
-                        let running = &mut *running;
-                        let alpha =
-                            dispatch!(isa, softmax_row(row: Row, running: &mut Running) -> f32);
-                        if from > 0 {
-                            let out = out.add(r * out_at.token_stride);
-                            scale_row(isa, out, s.head_dim, alpha);
-                        }
-                    }
-                    let p = Left { ptr: scores, row_stride: stride, k_stride: 1 };
-                    let sizes = (rows, s.head_dim, to - from);
-                    let target = (out, out_at.token_stride);
-                    times_rows(engine, sizes, p, &values, from, target, from > 0);
-                }
-                for (r, running) in running[..rows].iter().enumerate() {
-                    let inverse = if running.sum > 0.0 { 1.0 / running.sum } else { 0.0 };
-                    scale_row(isa, out.add(r * out_at.token_stride), s.head_dim, inverse);
-                    if let Some(sums) = log_sums {
+                let block = Block {
+                    rows,
+                    head_dim: s.head_dim,
+                    left,
+                    panels: &panels,
+                    values: &values,
+                    scale,
+                    visible: &|r| mask.visible(&s, query + r),
+                    bias: if bias.is_null() { bias } else { bias.add(query * s.keys) },
+                    bias_stride: s.keys,
+                    key_bias: key_bias.as_ref().map_or(std::ptr::null(), |b| b.as_ptr()),
+                    scores: (scores, stride),
+                    out: (out, out_at.token_stride),
+                };
+                let running = block.attend(engine);
+                if let Some(sums) = log_sums {
+                    for (r, running) in running[..rows].iter().enumerate() {
                         let at = pair * s.queries + query + r;
                         *sums.get().add(at) = running.max + running.sum.ln();
                     }
@@ -145,9 +124,78 @@ pub(super) fn forward_for(
     });
 }
 
+/// A block of at most [`QUERIES`] queries of one head against all keys that they see.
+pub(super) struct Block<'a> {
+    pub(super) rows: usize,
+    pub(super) head_dim: usize,
+    /// The queries.
+    pub(super) left: Left,
+    /// The keys, packed by [`key_panels`].
+    pub(super) panels: &'a [f32],
+    pub(super) values: &'a Rows,
+    pub(super) scale: f32,
+    /// Keys that a query of the block sees; grows with the query.
+    pub(super) visible: &'a dyn Fn(usize) -> usize,
+    /// Added to the scores, a row of `bias_stride` per query; may be null.
+    pub(super) bias: *const f32,
+    pub(super) bias_stride: usize,
+    /// Added to the scores of every query; may be null.
+    pub(super) key_bias: *const f32,
+    /// Room for the scores against [`KEYS`] keys, and its stride.
+    pub(super) scores: (*mut f32, usize),
+    /// Where the results go, and how far rows are apart.
+    pub(super) out: (*mut f32, usize),
+}
+
+impl Block<'_> {
+    /// # Safety
+    /// Pointers reach over the sizes given.
+    pub(super) unsafe fn attend(&self, engine: (Isa, unsafe fn(&Panel))) -> [Running; QUERIES] {
+        let isa = engine.0;
+        let ((scores, stride), (out, out_stride)) = (self.scores, self.out);
+        let mut running = [Running { max: -1e30, sum: 0.0 }; QUERIES];
+        let end = (self.visible)(self.rows - 1);
+        // SAFETY: by the caller.
+        unsafe {
+            for from in (0..end.max(1)).step_by(KEYS) {
+                let to = (from + KEYS).min(end);
+                let sizes = (self.rows, self.head_dim);
+                times_panels(engine, sizes, self.left, self.panels, (from, to), (scores, stride));
+                for (r, running) in running[..self.rows].iter_mut().enumerate() {
+                    let row = Row {
+                        scores: scores.add(r * stride),
+                        seen: (self.visible)(r).clamp(from, to) - from,
+                        keys: to - from,
+                        scale: self.scale,
+                        bias: offset(self.bias, r * self.bias_stride + from),
+                        key_bias: offset(self.key_bias, from),
+                    };
+                    let alpha = dispatch!(isa, softmax_row(row: Row, running: &mut Running) -> f32);
+                    if from > 0 {
+                        scale_row(isa, out.add(r * out_stride), self.head_dim, alpha);
+                    }
+                }
+                let p = Left { ptr: scores, row_stride: stride, k_stride: 1 };
+                let sizes = (self.rows, self.head_dim, to - from);
+                times_rows(engine, sizes, p, self.values, from, self.out, from > 0);
+            }
+            for (r, running) in running[..self.rows].iter().enumerate() {
+                let inverse = if running.sum > 0.0 { 1.0 / running.sum } else { 0.0 };
+                scale_row(isa, out.add(r * out_stride), self.head_dim, inverse);
+            }
+        }
+        running
+    }
+}
+
+/// `ptr + n`, or null.
+fn offset(ptr: *const f32, n: usize) -> *const f32 {
+    if ptr.is_null() { ptr } else { ptr.wrapping_add(n) }
+}
+
 /// The largest score of a row so far and the sum of its exponentials.
 #[derive(Clone, Copy)]
-struct Running {
+pub(super) struct Running {
     max: f32,
     sum: f32,
 }

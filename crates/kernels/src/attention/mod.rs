@@ -7,10 +7,12 @@
 //! projections wrote them; no axis is moved.
 
 mod backward;
+mod cache;
 mod forward;
 pub mod reference;
 
 pub use backward::{Grads, backward};
+pub use cache::{CacheRow, Window, cached};
 pub use forward::forward;
 
 use crate::buffer::Buffer;

@@ -142,6 +142,8 @@ fn gradients_equal_finite_differences() {
         for &isa in Isa::available() {
             let (out, sums) = case.forward(isa);
             let mut grad = vec![f32::NAN; case.fused.len()];
+            let pairs = s.batch * s.heads;
+            let mut grad_bias = vec![f32::NAN; pairs * s.queries * s.keys];
             let (x, [q, k, v]) = (&case.fused, case.at);
             backward_for(
                 isa,
@@ -154,7 +156,12 @@ fn gradients_equal_finite_differences() {
                 (&out, &g, case.out_at),
                 &sums,
                 Grads::Fused(&mut grad),
+                Some(&mut grad_bias),
             );
+            assert!(grad_bias.iter().all(|g| g.is_finite()));
+            if let Some(bias) = &case.bias {
+                bias_gradient_equals_finite_differences(&case, bias, &grad_bias, &g);
+            }
             assert!(grad.iter().all(|g| g.is_finite()));
             let step = grad.len() / 12 + 1;
             for i in (0..grad.len()).step_by(step) {
@@ -172,6 +179,27 @@ fn gradients_equal_finite_differences() {
                 );
             }
         }
+    }
+}
+
+fn bias_gradient_equals_finite_differences(case: &Case, bias: &[f32], grad: &[f32], g: &[f32]) {
+    let s = case.shape;
+    let per_sample = s.heads * s.queries * s.keys;
+    let loss = |moved: Vec<f32>| -> f64 {
+        let x = &case.fused;
+        let moved = Case { bias: Some(moved), fused: x.clone(), keys: case.keys.clone(), ..*case };
+        moved.reference(x).iter().zip(g).map(|(o, g)| f64::from(*o) * f64::from(*g)).sum()
+    };
+    for i in (0..per_sample).step_by(per_sample / 5 + 1) {
+        let moved = |by: f32| {
+            let mut moved = bias.to_vec();
+            moved[i] += by;
+            loss(moved)
+        };
+        let slope = (moved(5e-3) - moved(-5e-3)) / 1e-2;
+        let got: f32 = (0..s.batch).map(|b| grad[b * per_sample + i]).sum();
+        let error = (slope - f64::from(got)).abs();
+        assert!(error < 2e-3 * (1.0 + slope.abs()), "bias at {i}: {got} {slope}");
     }
 }
 

@@ -1,8 +1,9 @@
 //! Attention as one operation.
 
+use crate::tape::{Edge, Tape};
 use crate::{Error, Result, Tensor};
-use ocelli_kernels::Buffer;
 use ocelli_kernels::attention::{Bias, Grads, Layout, Mask, Shape, backward, forward};
+use ocelli_kernels::{Buffer, elementwise};
 use std::sync::Arc;
 
 /// Heads of an attention.
@@ -28,14 +29,47 @@ pub struct AttentionMask {
     pub is_causal: bool,
     /// `[batch, keys]`, 0 for a key that nobody sees (padding).
     pub keys: Option<Arc<[u8]>>,
-    /// Added to the scaled scores, `[batch or 1, heads or 1, queries, keys]`; gets no gradient.
+    /// Added to the scaled scores, `[batch or 1, heads or 1, queries, keys]`.
     pub bias: Option<Tensor>,
+    /// Multiplies the scores; head_dim^-1/2 if `None`.
+    pub scale: Option<f32>,
 }
 
 impl AttentionMask {
     /// Each token sees itself and those before it.
     pub fn causal() -> Self {
         Self { is_causal: true, ..Self::default() }
+    }
+
+    fn scale(&self, s: &Shape) -> f32 {
+        self.scale.unwrap_or(1.0 / (s.head_dim as f32).sqrt())
+    }
+
+    /// Room for the gradient of the bias in the kernel's form, if it wants one.
+    fn bias_grad(&self, s: &Shape) -> Option<Buffer<f32>> {
+        let is_wanted = self.bias.as_ref().is_some_and(|b| b.edge().is_tracked());
+        is_wanted.then(|| Buffer::uninit(s.batch * s.heads * s.queries * s.keys))
+    }
+
+    /// Passes the gradient of the bias on, summed over the samples and heads that share it.
+    fn add_bias_grad(&self, s: &Shape, all: Option<Buffer<f32>>, tape: &mut Tape) {
+        let (Some(bias), Some(all)) = (&self.bias, all) else { return };
+        tape.add(&bias.edge(), || {
+            let (batch, heads) = (bias.shape()[0], bias.shape()[1]);
+            let mut d = Buffer::zeroed(bias.elements());
+            let scores = s.queries * s.keys;
+            for (pair, from) in all.chunks_exact(scores).enumerate() {
+                let (sample, head) = (pair / s.heads, pair % s.heads);
+                let at = if batch > 1 { sample * heads } else { 0 };
+                let at = at + if heads > 1 { head } else { 0 };
+                elementwise::add_assign(&mut d[at * scores..][..scores], from);
+            }
+            Tensor::new(d, bias.shape().clone())
+        });
+    }
+
+    fn edge(&self) -> Edge {
+        self.bias.as_ref().map_or(Edge(None), Tensor::edge)
     }
 
     fn of(&self, s: &Shape) -> Result<Mask<'_>> {
@@ -66,7 +100,7 @@ impl AttentionMask {
 impl Tensor {
     /// Self-attention over a fused projection `[batch, tokens, (heads + 2 kv_heads) head_dim]`,
     /// queries first, then keys, then values, each head by head; gives
-    /// `[batch, tokens, heads head_dim]`. Scores are scaled by head_dim^-1/2.
+    /// `[batch, tokens, heads head_dim]`.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -85,27 +119,30 @@ impl Tensor {
         let at = |head: usize| Layout::part(tokens, width, head * head_dim, head_dim);
         let layouts = [at(0), at(heads), at(heads + kv_heads)];
         let out_at = Layout::dense(tokens, heads, head_dim);
-        let scale = 1.0 / (head_dim as f32).sqrt();
+        let scale = mask.scale(&s);
         let x = self.values();
         let [q_at, k_at, v_at] = layouts;
         let mut out = Buffer::uninit(batch * tokens * heads * head_dim);
-        let mut sums = self.is_tracked().then(|| Buffer::uninit(batch * heads * tokens));
+        let parents = [self.edge(), mask.edge()];
+        let tracked = parents.iter().any(Edge::is_tracked);
+        let mut sums = tracked.then(|| Buffer::uninit(batch * heads * tokens));
         let m = mask.of(&s)?;
         let to = (&mut out[..], out_at);
         forward(s, (x, q_at), (x, k_at), (x, v_at), scale, m, to, sums.as_deref_mut());
         let out = Tensor::new(out, [batch, tokens, heads * head_dim]);
         let Some(sums) = sums else { return Ok(out) };
         let (edge, qkv, mask, o) = (self.edge(), self.detach(), mask.clone(), out.clone());
-        Ok(out.tracked(&[&edge.clone()], move |grad, tape| {
-            tape.add(&edge, || {
-                let x = qkv.values();
-                let mut d = Buffer::uninit(x.len());
-                let m = mask.of(&s).expect("the mask fitted in the forward pass");
-                let io = (o.values(), grad.values(), out_at);
-                let to = Grads::Fused(&mut d);
-                backward(s, (x, q_at), (x, k_at), (x, v_at), scale, m, io, &sums, to);
-                Tensor::new(d, qkv.shape().clone())
-            });
+        Ok(out.tracked(&[&parents[0], &parents[1]], move |grad, tape| {
+            let x = qkv.values();
+            let mut d = Buffer::uninit(x.len());
+            let mut d_bias = mask.bias_grad(&s);
+            let m = mask.of(&s).expect("the mask fitted in the forward pass");
+            let io = (o.values(), grad.values(), out_at);
+            let to = Grads::Fused(&mut d);
+            let b = d_bias.as_deref_mut();
+            backward(s, (x, q_at), (x, k_at), (x, v_at), scale, m, io, &sums, to, b);
+            tape.add(&edge, || Tensor::new(d, qkv.shape().clone()));
+            mask.add_bias_grad(&s, d_bias, tape);
         }))
     }
 
@@ -142,9 +179,9 @@ impl Tensor {
         let s = Shape { batch, heads, kv_heads, queries, keys: keys.shape()[1], head_dim };
         let q_at = Layout::dense(queries, heads, head_dim);
         let kv_at = Layout::dense(s.keys, kv_heads, head_dim);
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let parents = [self.edge(), keys.edge(), values.edge()];
-        let tracked = parents.iter().any(crate::tape::Edge::is_tracked);
+        let scale = mask.scale(&s);
+        let parents = [self.edge(), keys.edge(), values.edge(), mask.edge()];
+        let tracked = parents.iter().any(Edge::is_tracked);
         let mut out = Buffer::uninit(self.elements());
         let mut sums = tracked.then(|| Buffer::uninit(batch * heads * queries));
         let m = mask.of(&s)?;
@@ -157,17 +194,20 @@ impl Tensor {
         let out = Tensor::new(out, self.shape().clone());
         let Some(sums) = sums else { return Ok(out) };
         let (mask, o, edges) = (mask.clone(), out.clone(), parents.clone());
-        Ok(out.tracked(&[&parents[0], &parents[1], &parents[2]], move |grad, tape| {
+        Ok(out.tracked(&parents.each_ref(), move |grad, tape| {
             let [q, k, v] = operands.each_ref().map(Tensor::values);
             let mut d = operands.each_ref().map(|t| Buffer::uninit(t.elements()));
             let m = mask.of(&s).expect("the mask fitted in the forward pass");
             let io = (o.values(), grad.values(), q_at);
             let [dq, dk, dv] = &mut d;
             let to = Grads::Separate(dq, dk, dv);
-            backward(s, (q, q_at), (k, kv_at), (v, kv_at), scale, m, io, &sums, to);
+            let mut d_bias = mask.bias_grad(&s);
+            let b = d_bias.as_deref_mut();
+            backward(s, (q, q_at), (k, kv_at), (v, kv_at), scale, m, io, &sums, to, b);
             for ((edge, d), t) in edges.iter().zip(d).zip(&operands) {
                 tape.add(edge, || Tensor::new(d, t.shape().clone()));
             }
+            mask.add_bias_grad(&s, d_bias, tape);
         }))
     }
 }
