@@ -23,6 +23,8 @@ use crate::simd::Isa;
 const BLOCK: usize = 3072;
 /// The same where panels are packed on the way, and what they are packed from needs room as well.
 const PACKED_BLOCK: usize = 1024;
+/// The most rows that panels pass over.
+const ROWS: usize = 396;
 
 /// The left operand `[m, k]`.
 #[derive(Clone, Copy, Debug)]
@@ -224,12 +226,10 @@ fn matmul_for(
 
     let width = panel_width(isa);
     let panels = n.div_ceil(width);
-    // Rows are split when the panels alone would leave threads idle.
-    let chunks = if panels >= 4 * threads() {
-        1
-    } else {
-        (4 * threads()).div_ceil(panels).clamp(1, m.div_ceil(48))
-    };
+    // Rows are split where they would not stay in the cache from panel to panel, and when the
+    // panels alone would leave threads idle.
+    let for_threads = (4 * threads()).div_ceil(panels).min(m.div_ceil(48));
+    let chunks = m.div_ceil(ROWS).max(for_threads);
     let rows_per_chunk = m.div_ceil(chunks);
     let chunks = m.div_ceil(rows_per_chunk);
 
