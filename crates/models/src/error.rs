@@ -48,6 +48,19 @@ pub enum Error {
         /// What was found instead.
         found: String,
     },
+    /// A prompt leaves no room for an answer.
+    #[error(
+        "the prompt has {tokens} tokens, {image_tokens} of them from pictures, but the model reads at \
+         most {limit}; shorten the text or give fewer pictures"
+    )]
+    ContextOverflow {
+        /// Tokens that a row may have.
+        limit: usize,
+        /// Tokens of the prompt, with what came before it.
+        tokens: usize,
+        /// How many of the prompt's tokens come from pictures.
+        image_tokens: usize,
+    },
     /// The model cannot do what was asked of it.
     #[error("{what} needs {needs}; this model is {is}")]
     Unsuitable {

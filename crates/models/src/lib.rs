@@ -3,12 +3,14 @@
 //! ```text
 //! vision/    pixels -> image tokens
 //! connector/ image tokens -> what a language model reads
-//! language/  tokens -> features
+//! language/  tokens -> features, logits
+//! generate/  logits -> text
 //! systems/   what composes them: CLIP, LiT
 //! ```
 
 pub mod connector;
 mod error;
+pub mod generate;
 pub mod language;
 mod load;
 mod pass;

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use ocelli_tensor::{
-    Activation, AttentionMask, Heads, LinearOptions, Result, Targets, Tensor, checkpoint, no_grad,
+    Activation, AttentionMask, Heads, LinearOptions, Result, Rotary, Targets, Tensor, checkpoint,
+    no_grad,
 };
 
 fn values(shape: &[usize], seed: usize) -> Tensor {
@@ -63,6 +64,8 @@ fn linear() {
 fn norms() {
     let inputs = [values(&[3, 8], 1), values(&[8], 2), values(&[8], 3)];
     check("layer_norm", &inputs, |x| x[0].layer_norm(&x[1], &x[2], 1e-5));
+    let inputs = [values(&[3, 8], 1), values(&[8], 2)];
+    check("rms_norm", &inputs, |x| x[0].rms_norm(&x[1], 1e-5));
     check("l2_normalise", &[values(&[3, 5], 1)], |x| x[0].l2_normalise());
 }
 
@@ -78,6 +81,19 @@ fn attention() {
     };
     let inputs = [values(&[2, 3, 6], 1), values(&[2, 4, 6], 2), values(&[2, 4, 6], 3)];
     check("attention", &inputs, |x| x[0].attention(&x[1], &x[2], Heads::same(2), &mask));
+    // The bias of T5: one for all samples, per head, with scores that are not scaled.
+    let inputs = [values(&[2, 3, 12], 1), values(&[1, 2, 3, 3], 2)];
+    check("bias of self_attention", &inputs, |x| {
+        let bias = Some(x[1].clone());
+        let mask = AttentionMask { bias, scale: Some(1.0), ..AttentionMask::causal() };
+        x[0].self_attention(Heads::same(2), &mask)
+    });
+}
+
+#[test]
+fn rotary() {
+    let angles = Rotary::new(3, 10_000.0, 1.0).angles(&[0, 1, 3, 4]);
+    check("rotate", &[values(&[2, 2, 4 * 6], 1)], |x| x[0].rotate(&angles, 3));
 }
 
 #[test]

@@ -1,9 +1,12 @@
-//! Layer normalisation (Ba et al. 2016, arXiv:1607.06450) and L2 normalisation of rows.
+//! Layer normalisation (Ba et al. 2016, arXiv:1607.06450), its kin without the mean, and L2
+//! normalisation of rows.
 
 mod l2;
 pub mod reference;
+mod rms;
 
 pub use l2::{l2_backward, l2_forward};
+pub use rms::{rms_norm_backward, rms_norm_forward};
 
 use crate::buffer::Buffer;
 use crate::pool::{Shared, parallel_for, parallel_rows};

@@ -17,7 +17,7 @@
 
 use crate::language::bert::Texts;
 use crate::{Error, Result};
-use ocelli_nn::layers::{CrossAttention, LayerNorm, Linear, Mlp, SelfAttention};
+use ocelli_nn::layers::{Attention, LayerNorm, Linear, Mlp, SelfAttention};
 use ocelli_nn::{Builder, Init, Name, Names, Parameter, concat, copy};
 use ocelli_tensor::{Activation, AttentionMask, Targets, Tensor};
 use std::sync::Arc;
@@ -133,7 +133,7 @@ impl FeedForward {
 struct Block {
     attn: SelfAttention,
     norm: LayerNorm,
-    cross: Option<(CrossAttention, LayerNorm)>,
+    cross: Option<(Attention, LayerNorm)>,
     query: FeedForward,
     text: Option<FeedForward>,
 }
@@ -141,7 +141,7 @@ struct Block {
 impl Block {
     fn new(b: &Builder, c: &QFormerConfig, index: usize) -> Self {
         let cross = || {
-            let attn = CrossAttention::new(&b.at("cross"), c.width, c.memory_width, c.heads, INIT);
+            let attn = Attention::to_memory(&b.at("cross"), c.width, c.memory_width, c.heads, INIT);
             (attn, LayerNorm::new(&b.at("cross_norm"), c.width, c.norm_eps))
         };
         Self {

@@ -3,21 +3,23 @@
 mod attention;
 mod batch_norm;
 mod conv2d;
-mod cross_attention;
 mod embedding;
+mod gated_mlp;
 mod group_norm;
 mod layer_norm;
 mod linear;
 mod local_attention;
 mod mlp;
+mod rms_norm;
 
-pub use attention::SelfAttention;
+pub use attention::{Attention, AttentionSizes, SelfAttention};
 pub use batch_norm::{BatchNorm, NormStatistics};
 pub use conv2d::Conv2d;
-pub use cross_attention::CrossAttention;
 pub use embedding::Embedding;
+pub use gated_mlp::GatedMlp;
 pub use group_norm::GroupNorm;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use local_attention::LocalAttention;
 pub use mlp::Mlp;
+pub use rms_norm::RmsNorm;

@@ -73,27 +73,31 @@ impl AttentionMask {
     }
 
     fn of(&self, s: &Shape) -> Result<Mask<'_>> {
-        let bias = match &self.bias {
-            None => None,
-            Some(t) => match t.shape()[..] {
-                [b, h, q, k]
-                    if (b == 1 || b == s.batch)
-                        && (h == 1 || h == s.heads)
-                        && (q, k) == (s.queries, s.keys) =>
-                {
-                    Some(Bias { values: t.values(), per_sample: b > 1, per_head: h > 1 })
-                }
-                _ => {
-                    let want = "a bias [batch or 1, heads or 1, queries, keys]";
-                    return Err(Error::shape("attention", want, t.shape()));
-                }
-            },
-        };
+        let sizes = [s.batch, s.heads, s.queries, s.keys];
+        let bias = self.bias.as_ref().map(|b| bias_of(b, sizes)).transpose()?;
         if let Some(k) = self.keys.as_ref().filter(|k| k.len() != s.batch * s.keys) {
             let got = [k.len()].into();
             return Err(Error::shape("attention", "a key mask [batch, keys]", &got));
         }
         Ok(Mask { causal: self.is_causal, keys: self.keys.as_deref(), bias })
+    }
+}
+
+/// A bias `[batch or 1, heads or 1, queries, keys]` for the kernels.
+pub(super) fn bias_of(
+    bias: &Tensor,
+    [batch, heads, queries, keys]: [usize; 4],
+) -> Result<Bias<'_>> {
+    match bias.shape()[..] {
+        [b, h, q, k]
+            if (b == 1 || b == batch) && (h == 1 || h == heads) && (q, k) == (queries, keys) =>
+        {
+            Ok(Bias { values: bias.values(), per_sample: b > 1, per_head: h > 1 })
+        }
+        _ => {
+            let want = "a bias [batch or 1, heads or 1, queries, keys]";
+            Err(Error::shape("attention", want, bias.shape()))
+        }
     }
 }
 

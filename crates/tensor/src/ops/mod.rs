@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod batch_norm;
+pub mod cache;
 pub mod conv;
 mod elementwise;
 mod embedding;
@@ -12,3 +13,4 @@ pub mod loss;
 mod norm;
 mod pooling;
 mod rearrange;
+pub mod rotary;

@@ -1,4 +1,4 @@
-//! Layer normalisation and rows of length 1.
+//! Layer normalisation, its kin without the mean, and rows of length 1.
 
 use crate::{Error, Result, Tensor};
 use ocelli_kernels::{Buffer, norm};
@@ -50,6 +50,39 @@ impl Tensor {
             }
             tape.add(&w_edge, || Tensor::new(dw, [width]));
             tape.add(&b_edge, || Tensor::new(db, [width]));
+        }))
+    }
+
+    /// Each row of the last axis divided by its root mean square, times `weight` (Zhang and Sennrich
+    /// 2019, arXiv:1910.07467).
+    ///
+    /// # Errors
+    /// If the weight is not as long as the last axis.
+    pub fn rms_norm(&self, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        let width = self.shape().last_axis();
+        if weight.shape()[..] != [width] {
+            return Err(Error::shape("rms_norm", format!("[{width}]"), weight.shape()));
+        }
+        let parents = [self.edge(), weight.edge()];
+        let tracked = parents.iter().any(crate::tape::Edge::is_tracked);
+        let mut out = Buffer::uninit(self.elements());
+        let mut kept = tracked.then(|| Buffer::uninit(self.shape().rows()));
+        let (x, w) = (self.values(), weight.values());
+        norm::rms_norm_forward(x, width, w, eps, &mut out, kept.as_deref_mut());
+        let out = Tensor::new(out, self.shape().clone());
+        let Some(kept) = kept else { return Ok(out) };
+        let [x_edge, w_edge] = parents.clone();
+        let (x, w) = (self.detach(), weight.detach());
+        Ok(out.tracked(&[&parents[0], &parents[1]], move |grad, tape| {
+            let mut dx = x_edge.is_tracked().then(|| Buffer::uninit(x.elements()));
+            let mut dw = Buffer::uninit(width);
+            let (values, g) = (x.values(), grad.values());
+            let to = dx.as_deref_mut();
+            norm::rms_norm_backward(values, width, w.values(), &kept, g, to, &mut dw);
+            if let Some(dx) = dx {
+                tape.add(&x_edge, || Tensor::new(dx, x.shape().clone()));
+            }
+            tape.add(&w_edge, || Tensor::new(dw, [width]));
         }))
     }
 

@@ -1,0 +1,286 @@
+//! LLaMA: the language model of Vicuna, LLaVA and MiniGPT-4.
+//!
+//! Touvron et al. 2023, "LLaMA: Open and Efficient Foundation Language Models", arXiv:2302.13971,
+//! §2.2: blocks with the norm before each part and no biases, root mean square norms, a SiLU gate in
+//! the perceptron, and rotary positions (Su et al. 2021, arXiv:2104.09864). Later sizes share keys
+//! and values among heads (Ainslie et al. 2023, arXiv:2305.13245).
+
+use super::causal::{next_token_loss, positions};
+use crate::Result;
+use crate::generate::{BlockCache, Cache, Decoder, Rows};
+use ocelli_nn::layers::{Attention, AttentionSizes, GatedMlp, Linear, RmsNorm};
+use ocelli_nn::{Builder, Init, Name, Names, Parameter, copy};
+use ocelli_tensor::{Activation, Angles, AttentionMask, Heads, Rotary, Step, Tensor};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Sizes of a LLaMA (§2.2, Table 2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LlamaConfig {
+    /// Rows of the word table.
+    pub vocab: usize,
+    /// Tokens of a text at most.
+    pub context_length: usize,
+    /// Width of a token.
+    pub width: usize,
+    /// Blocks.
+    pub depth: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Values per head.
+    pub head_dim: usize,
+    /// Hidden width of each perceptron.
+    pub mlp_dim: usize,
+    /// Epsilon of the norms.
+    pub norm_eps: f32,
+    /// Base of the rotary angles.
+    pub rope_theta: f64,
+    /// What positions are divided by.
+    pub rope_factor: f32,
+    /// Whether the projections to queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// Whether the last projection of an attention has one.
+    pub out_bias: bool,
+    /// Whether the word table serves as the head too.
+    pub has_tied_head: bool,
+}
+
+impl LlamaConfig {
+    /// A published size, `"7b"` or `"13b"`, as of LLaMA 2 and Vicuna 1.5.
+    pub fn variant(name: &str) -> Option<Self> {
+        let (width, depth, mlp_dim) = match name {
+            "7b" => (4096, 32, 11_008),
+            "13b" => (5120, 40, 13_824),
+            _ => return None,
+        };
+        Some(Self {
+            vocab: 32_000,
+            context_length: 4096,
+            width,
+            depth,
+            heads: width / 128,
+            kv_heads: width / 128,
+            head_dim: 128,
+            mlp_dim,
+            norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_factor: 1.0,
+            qkv_bias: false,
+            out_bias: false,
+            has_tied_head: false,
+        })
+    }
+}
+
+/// All weights are drawn from N(0, 0.02).
+const INIT: Init = Init::Normal(0.02);
+
+#[derive(Debug)]
+struct Block {
+    norm1: RmsNorm,
+    attn: Attention,
+    norm2: RmsNorm,
+    mlp: GatedMlp,
+}
+
+impl Block {
+    fn new(b: &Builder, c: &LlamaConfig) -> Self {
+        let sizes = AttentionSizes {
+            width: c.width,
+            memory_width: c.width,
+            heads: Heads { heads: c.heads, kv_heads: c.kv_heads },
+            head_dim: c.head_dim,
+            has_bias: c.qkv_bias,
+            has_out_bias: c.out_bias,
+        };
+        let (width, mlp_dim) = (c.width, c.mlp_dim);
+        Self {
+            norm1: RmsNorm::new(&b.at("norm1"), width, c.norm_eps),
+            attn: Attention::new(&b.at("attn"), sizes, INIT, INIT),
+            norm2: RmsNorm::new(&b.at("norm2"), width, c.norm_eps),
+            mlp: GatedMlp::new(&b.at("mlp"), width, mlp_dim, Activation::Silu, INIT, INIT),
+        }
+    }
+
+    /// `[batch, tokens, width]` in and out.
+    fn forward(&self, x: &Tensor, angles: &Angles, mask: &AttentionMask) -> Result<Tensor> {
+        let normed = self.norm1.forward(x)?;
+        let x = self.attn.forward_rotary(&normed, angles, mask, Some(x))?;
+        Ok(self.mlp.forward(&self.norm2.forward(&x)?, Some(&x))?)
+    }
+
+    /// The same for new tokens of a text.
+    fn step(
+        &self,
+        x: &Tensor,
+        angles: &Angles,
+        step: &Step,
+        cache: &mut BlockCache,
+    ) -> Result<Tensor> {
+        let normed = self.norm1.forward(x)?;
+        let x = self.attn.step(&normed, &mut cache.own, Some(angles), step, Some(x))?;
+        Ok(self.mlp.forward(&self.norm2.forward(&x)?, Some(&x))?)
+    }
+}
+
+/// LLaMA.
+#[derive(Debug)]
+pub struct Llama {
+    config: LlamaConfig,
+    word: Parameter,
+    blocks: Vec<Block>,
+    norm: RmsNorm,
+    head: Linear,
+    rotary: Rotary,
+}
+
+impl Llama {
+    /// A model whose parameters come from `b`.
+    pub fn new(config: &LlamaConfig, b: &Builder) -> Self {
+        let c = config;
+        let word = b.parameter("word", &[c.vocab, c.width], INIT);
+        let head = |b: Builder| {
+            if c.has_tied_head {
+                Linear::from_parts(word.clone(), None)
+            } else {
+                Linear::new(&b, c.width, c.vocab, false, INIT)
+            }
+        };
+        Self {
+            blocks: (0..c.depth).map(|i| Block::new(&b.at("blocks").at(i), c)).collect(),
+            norm: RmsNorm::new(&b.at("norm"), c.width, c.norm_eps),
+            head: head(b.at("head")),
+            word,
+            rotary: Rotary::new(c.head_dim / 2, c.rope_theta, c.rope_factor),
+            config: config.clone(),
+        }
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Embeddings of ids of `shape`, `[shape.., width]`.
+    ///
+    /// # Errors
+    /// If an id is not in the vocabulary.
+    pub fn embed(&self, ids: &Arc<[u32]>, shape: &[usize]) -> Result<Tensor> {
+        Ok(self.word.tensor().embedding(ids, shape)?)
+    }
+
+    /// The tokens after each block, `depth` of them, from embeddings `[batch, tokens, width]` whose
+    /// rows begin at position 0. Padding stands behind the text of a row and means nothing.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn hidden_states(&self, embeddings: &Tensor) -> Result<Vec<Tensor>> {
+        let angles = self.rotary.angles(&positions(embeddings));
+        let mut states: Vec<Tensor> = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let x = states.last().unwrap_or(embeddings);
+            states.push(block.forward(x, &angles, &AttentionMask::causal())?);
+        }
+        Ok(states)
+    }
+
+    /// The tokens after the last block and the norm, `[batch, tokens, width]`; as for
+    /// [`Llama::hidden_states`].
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn features(&self, embeddings: &Tensor) -> Result<Tensor> {
+        let angles = self.rotary.angles(&positions(embeddings));
+        let mut x = embeddings.clone();
+        for block in &self.blocks {
+            x = block.forward(&x, &angles, &AttentionMask::causal())?;
+        }
+        Ok(self.norm.forward(&x)?)
+    }
+
+    /// Logits of the token behind each one, `[.., vocab]`, from [`Llama::features`].
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn logits(&self, features: &Tensor) -> Result<Tensor> {
+        Ok(self.head.forward(features)?)
+    }
+
+    /// The mean cross-entropy of each token's label at the token before it, from embeddings
+    /// `[batch, tokens, width]` and labels `[batch, tokens]`;
+    /// [`ocelli_tensor::Targets::IGNORED`] takes no part.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn loss(&self, embeddings: &Tensor, labels: &[u32]) -> Result<Tensor> {
+        next_token_loss(&self.logits(&self.features(embeddings)?)?, labels)
+    }
+
+    /// A cache for `batch` texts.
+    pub fn new_cache(&self, batch: usize) -> Cache {
+        Cache::empty(batch, self.config.depth, self.config.kv_heads, self.config.head_dim)
+    }
+}
+
+impl Decoder for Llama {
+    fn context_length(&self) -> Option<usize> {
+        Some(self.config.context_length)
+    }
+
+    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        Llama::embed(self, &ids.into(), &[ids.len()])
+    }
+
+    fn advance(&self, rows: &Rows, cache: &mut Cache) -> Result<Tensor> {
+        let angles = self.rotary.angles(&rows.positions(&cache.lens()));
+        let mut x = rows.embeddings.clone();
+        for (block, cache) in self.blocks.iter().zip(cache.blocks_mut()) {
+            x = block.step(&x, &angles, &rows.causal_step(), cache)?;
+        }
+        self.logits(&self.norm.forward(&rows.last(&x)?)?)
+    }
+}
+
+/// transformers `LlamaForCausalLM`; `~` is what a system puts in front, such as `language_model.`.
+pub const TRANSFORMERS: &[Name] = &[
+    copy("word", "~model.embed_tokens.weight"),
+    copy("blocks.*.norm1.weight", "~model.layers.*.input_layernorm.weight"),
+    copy("blocks.*.attn.q.*", "~model.layers.*.self_attn.q_proj.*"),
+    copy("blocks.*.attn.k.*", "~model.layers.*.self_attn.k_proj.*"),
+    copy("blocks.*.attn.v.*", "~model.layers.*.self_attn.v_proj.*"),
+    copy("blocks.*.attn.out.*", "~model.layers.*.self_attn.o_proj.*"),
+    copy("blocks.*.norm2.weight", "~model.layers.*.post_attention_layernorm.weight"),
+    copy("blocks.*.mlp.gate.weight", "~model.layers.*.mlp.gate_proj.weight"),
+    copy("blocks.*.mlp.up.weight", "~model.layers.*.mlp.up_proj.weight"),
+    copy("blocks.*.mlp.down.weight", "~model.layers.*.mlp.down_proj.weight"),
+    copy("norm.weight", "~model.norm.weight"),
+    copy("head.weight", "~lm_head.weight"),
+];
+
+/// Name map of a file; `prefix` stands before the names of a part of a system.
+pub fn names(prefix: &str, has_tied_head: bool) -> Names {
+    // Old files keep the rotary frequencies; a tied head may be there as a copy.
+    let frequencies = "model.layers.*.self_attn.rotary_emb.inv_freq";
+    let ignored: &[&str] =
+        if has_tied_head { &[frequencies, "lm_head.weight"] } else { &[frequencies] };
+    Names::family(TRANSFORMERS, ignored).with_prefix(prefix)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // A test fails by panicking.
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_sizes_have_their_parameters() {
+        for (name, parameters) in [("7b", 6_738_415_616), ("13b", 13_015_864_320)] {
+            let b = Builder::zeros();
+            let _model = Llama::new(&LlamaConfig::variant(name).unwrap(), &b);
+            assert_eq!(b.finish().unwrap().elements(), parameters, "{name}");
+        }
+        assert!(LlamaConfig::variant("8b").is_none());
+    }
+}
