@@ -1,22 +1,41 @@
 //! Text: tokenizers, repair of text, prompt templates, class names.
 
+mod added_tokens;
 mod bpe;
+mod changes;
+mod charsmap;
 mod clip_bpe;
 mod clip_files;
 mod clip_words;
+mod conversation;
+mod cuts;
 mod error;
 mod files;
 mod fix;
 mod fix_encoding;
 mod fix_tables;
 mod html;
+mod merges;
+mod pieces;
+mod sentencepiece;
+mod stream;
+mod tokenizer;
+mod tokenizer_folder;
+mod tokenizer_json;
+mod tokenizer_parts;
+mod unigram;
 mod vocabulary;
 mod wordpiece;
 mod zero_shot;
 
 pub use clip_bpe::{Behaviour, ClipTokenizer, SpecialTokens, Truncate};
+pub use conversation::{IMAGE_MARK, Template, Turn};
 pub use error::{Result, TextError};
 pub use fix::fix_text;
+pub use sentencepiece::{Piece, PieceKind};
+pub use stream::TextStream;
+pub use tokenizer::{NamedTokens, Tokenizer};
+pub use tokenizer_parts::{BytePairParts, ScoredParts};
 pub use vocabulary::{VocabularyFiles, train_vocabulary};
 pub use wordpiece::{BertSpecialTokens, BertTokenizer, TokenBatch};
 pub use zero_shot::{ClassNames, Ensemble, Language, prompts, templates};
