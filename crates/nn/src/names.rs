@@ -128,6 +128,13 @@ impl Names {
         })
     }
 
+    /// The tensors of a checkpoint that make up a parameter of ours, through the first map that knows
+    /// it; none if no map does.
+    pub fn stored(names: &[Self], parameter: &str) -> Vec<String> {
+        let place = names.iter().find_map(|n| n.place(parameter));
+        place.map_or_else(Vec::new, |p| p.stored().cloned().collect())
+    }
+
     pub(crate) fn is_ignored(&self, name: &str) -> bool {
         let bare = name.strip_prefix(&self.prefix).unwrap_or(name);
         self.ignored.iter().any(|p| captures(p, bare).is_some() || captures(p, name).is_some())

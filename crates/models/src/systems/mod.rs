@@ -1,4 +1,5 @@
 //! Systems composed of the parts.
 
+pub mod blip2;
 pub mod clip;
 pub mod lit;

@@ -2,10 +2,11 @@
 //!
 //! Radford et al. 2021, arXiv:2103.00020, §2.4: as in `vit.rs`, but the patch projection has no
 //! bias, a norm comes before the first block, the activation is QuickGELU in the original weights,
-//! and a matrix without bias leads to the joint space.
+//! and a matrix without bias leads to the joint space. Systems that read all its tokens take the
+//! trunk alone.
 
 use super::position::PositionRule;
-use crate::{Pass, Result};
+use crate::{Error, Pass, Result};
 use ocelli_nn::layers::{LayerNorm, Linear, Mlp, SelfAttention};
 use ocelli_nn::{Builder, Init, Parameter};
 use ocelli_tensor::{Activation, AttentionMask, Tensor};
@@ -95,13 +96,23 @@ pub struct ClipVit {
     position: Parameter,
     norm_pre: LayerNorm,
     blocks: Vec<Arc<Block>>,
-    norm_post: LayerNorm,
-    projection: Linear,
+    /// The norm and the projection of the class token into the joint space.
+    end: Option<(LayerNorm, Linear)>,
 }
 
 impl ClipVit {
     /// A tower into a space of `embed_dim` whose parameters come from `b`.
     pub fn new(config: &ClipVitConfig, embed_dim: usize, b: &Builder) -> Self {
+        let c = config;
+        let std = Init::Normal((c.width as f32).powf(-0.5));
+        let trunk = Self::trunk(c, b);
+        let norm = LayerNorm::new(&b.at("norm_post"), c.width, c.norm_eps);
+        let projection = Linear::new(&b.at("projection"), c.width, embed_dim, false, std);
+        Self { end: Some((norm, projection)), ..trunk }
+    }
+
+    /// A tower without the way into the joint space.
+    pub fn trunk(config: &ClipVitConfig, b: &Builder) -> Self {
         let c = config;
         let inputs = 3 * c.patch_size * c.patch_size;
         let std = Init::Normal((c.width as f32).powf(-0.5));
@@ -112,8 +123,7 @@ impl ClipVit {
             position: b.parameter("position", &[c.tokens(), c.width], std),
             norm_pre: LayerNorm::new(&b.at("norm_pre"), c.width, c.norm_eps),
             blocks: (0..c.depth).map(|i| Arc::new(Block::new(&b.at("blocks").at(i), c))).collect(),
-            norm_post: LayerNorm::new(&b.at("norm_post"), c.width, c.norm_eps),
-            projection: Linear::new(&b.at("projection"), c.width, embed_dim, false, std),
+            end: None,
             config: config.clone(),
         }
     }
@@ -141,14 +151,23 @@ impl ClipVit {
         Ok(states)
     }
 
+    /// The position table for pictures of another size, `[1 + patches, width]`.
+    ///
+    /// # Errors
+    /// If the table does not have the configured size.
+    pub fn positions(&self, image_size: (usize, usize)) -> Result<Tensor> {
+        let c = &self.config;
+        let (old, new) = (c.grid(c.image_size), c.grid(image_size));
+        Ok(c.position_rule.resample(&self.position.tensor(), 1, old, new)?)
+    }
+
     fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
         let c = &self.config;
         let x = pixels.patches(c.patch_size)?; // [batch, patches, 3 patch patch]
         let x = self.patch.forward(&x)?; // [batch, patches, width]
         let x = self.class.tensor().prepend_to(&x)?; // [batch, 1 + patches, width]
         let axes = pixels.shape();
-        let (old, new) = (c.grid(c.image_size), c.grid((axes[2], axes[3])));
-        let positions = c.position_rule.resample(&self.position.tensor(), 1, old, new)?;
+        let positions = self.positions((axes[2], axes[3]))?;
         Ok(self.norm_pre.forward(&x.add_table(&positions)?)?)
     }
 
@@ -179,10 +198,15 @@ impl ClipVit {
     /// The same in a pass of choice.
     ///
     /// # Errors
-    /// As for [`ClipVit::hidden_states`].
+    /// As for [`ClipVit::hidden_states`], or if the tower is a trunk alone.
     pub fn forward_by(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
+        let (norm, projection) = self.end.as_ref().ok_or_else(|| Error::Unsuitable {
+            what: "a vector of a picture",
+            needs: "a CLIP with its projection",
+            is: "the trunk of a CLIP".to_owned(),
+        })?;
         let x = self.features_by(pixels, pass)?;
         let class = x.select_tokens(&vec![0; x.shape()[0]])?; // [batch, width]
-        Ok(self.projection.forward(&self.norm_post.forward(&class)?)?)
+        Ok(projection.forward(&norm.forward(&class)?)?)
     }
 }

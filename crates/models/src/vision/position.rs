@@ -16,6 +16,8 @@ pub enum PositionRule {
     Timm,
     /// The original JAX code: bilinear with aligned corners.
     Jax,
+    /// LAVIS for the tower of CLIP: bicubic with a = -0.75 and aligned corners.
+    Lavis,
 }
 
 impl PositionRule {
@@ -26,9 +28,12 @@ impl PositionRule {
             .map(|i| {
                 let mut row = vec![0.0; from];
                 let last = from as isize - 1;
+                // The first and the last place stay where they are.
+                let aligned = if to > 1 { (i * (from - 1)) as f64 / (to - 1) as f64 } else { 0.0 };
                 match self {
-                    Self::Transformers => {
-                        let at = (i as f64 + 0.5) * scale - 0.5;
+                    Self::Transformers | Self::Lavis => {
+                        let centre = (i as f64 + 0.5) * scale - 0.5;
+                        let at = if self == Self::Lavis { aligned } else { centre };
                         let first = at.floor();
                         for tap in -1..=2_isize {
                             let place = (first as isize + tap).clamp(0, last) as usize;
@@ -50,11 +55,9 @@ impl PositionRule {
                         }
                     }
                     Self::Jax => {
-                        let at =
-                            if to > 1 { (i * (from - 1)) as f64 / (to - 1) as f64 } else { 0.0 };
-                        let first = (at.floor() as usize).min(from - 1);
-                        row[first] += 1.0 - at.fract();
-                        row[(first + 1).min(from - 1)] += at.fract();
+                        let first = (aligned.floor() as usize).min(from - 1);
+                        row[first] += 1.0 - aligned.fract();
+                        row[(first + 1).min(from - 1)] += aligned.fract();
                     }
                 }
                 row
@@ -112,7 +115,13 @@ mod tests {
 
     #[test]
     fn weights_sum_to_one_and_the_same_grid_stays() {
-        for rule in [PositionRule::Transformers, PositionRule::Timm, PositionRule::Jax] {
+        let rules = [
+            PositionRule::Transformers,
+            PositionRule::Timm,
+            PositionRule::Jax,
+            PositionRule::Lavis,
+        ];
+        for rule in rules {
             for (from, to) in [(4, 8), (8, 3), (5, 5), (7, 1), (1, 4)] {
                 for (i, row) in rule.axis(from, to).iter().enumerate() {
                     assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{rule:?} {from} {to}");

@@ -121,6 +121,30 @@ impl Tensor {
         }))
     }
 
+    /// `self / divisor`, a tensor of one value, such as a learned temperature.
+    ///
+    /// # Errors
+    /// If the divisor has more than one value.
+    pub fn divide_by(&self, divisor: &Tensor) -> Result<Tensor> {
+        let by = divisor.item()?;
+        let scaled = move |x: &Tensor| {
+            let mut out = Buffer::from_slice(x.values());
+            out.iter_mut().for_each(|v| *v /= by);
+            Tensor::new(out, x.shape().clone())
+        };
+        let y = scaled(self);
+        let parents = [self.edge(), divisor.edge()];
+        let ([ex, ed], kept, shape) = (parents.clone(), y.clone(), divisor.shape().clone());
+        Ok(y.tracked(&[&parents[0], &parents[1]], move |grad, tape| {
+            tape.add(&ed, || {
+                let rows = grad.values().iter().zip(kept.values());
+                let sum: f64 = rows.map(|(g, y)| f64::from(*g) * f64::from(*y)).sum();
+                Tensor::full((-sum / f64::from(by)) as f32, &shape)
+            });
+            tape.add(&ex, || scaled(&grad));
+        }))
+    }
+
     /// The sum of all values.
     ///
     /// # Errors

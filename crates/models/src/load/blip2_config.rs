@@ -1,0 +1,293 @@
+//! Configurations of BLIP-2, InstructBLIP and their parts.
+
+use super::fields::Fields;
+use super::{Family, Model};
+use crate::connector::qformer::{self, QFormer, QFormerConfig, QFormerTextConfig};
+use crate::systems::blip2::{self, Blip2, Blip2Config, MatchingConfig, TowerConfig};
+use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
+use crate::vision::eva_vit::{self, EvaVit, EvaVitConfig};
+use crate::vision::position::PositionRule;
+use crate::{Error, Result};
+use ocelli_nn::checkpoint::Checkpoint;
+use ocelli_nn::{Builder, Names, Parameters};
+use ocelli_tensor::Activation;
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The family of weights without a configuration, if it is one of these.
+pub(super) fn family_of(weights: &Checkpoint) -> Option<Family> {
+    let has = |name: &str| weights.info(name).is_some();
+    let reads = has("query_tokens") && has("Qformer.bert.embeddings.LayerNorm.weight");
+    if reads && has("ln_vision.weight") {
+        // MiniGPT-4 has the same parts under another language model.
+        (!has("llama_proj.weight")).then_some(Family::LavisBlip2)
+    } else if reads {
+        Some(Family::QFormer)
+    } else if has("pos_embed") && has("blocks.0.attn.q_bias") {
+        Some(Family::EvaVit)
+    } else if has("positional_embedding") && has("ln_pre.weight") {
+        Some(Family::LavisClipVit)
+    } else {
+        None
+    }
+}
+
+/// Builds a model of one of these families.
+pub(super) fn open(
+    family: Family,
+    config: &Value,
+    weights: &Arc<Checkpoint>,
+    file: &Path,
+) -> Result<(Model, Parameters, Vec<Names>)> {
+    let (f, sizes) = (Fields::new(config, file), Sizes::new(weights, file));
+    let builder = |names: &Vec<Names>| Builder::load(Arc::clone(weights), names.clone());
+    match family {
+        Family::EvaVit => {
+            let names = vec![eva_vit::lavis_names("")];
+            let b = builder(&names);
+            let model = EvaVit::new(&sizes.eva("", &f)?, &b);
+            Ok((Model::EvaVit(Box::new(model)), b.finish()?, names))
+        }
+        Family::LavisClipVit => {
+            let names = vec![blip2::lavis_clip_names("")];
+            let b = builder(&names);
+            let model = ClipVit::trunk(&sizes.clip("", &f)?, &b);
+            Ok((Model::ClipVit(Box::new(model)), b.finish()?, names))
+        }
+        Family::QFormer => {
+            let names = vec![qformer::lavis_names()];
+            let b = builder(&names);
+            let model = QFormer::new(&sizes.qformer(&f)?, &b);
+            Ok((Model::QFormer(Box::new(model)), b.finish()?, names))
+        }
+        _ => {
+            let (sizes, names) = if family == Family::LavisBlip2 {
+                let sizes = sizes.blip2(config)?;
+                let names = blip2::lavis_names(&sizes.vision);
+                (sizes, names)
+            } else {
+                let is_instruct = family == Family::InstructBlip;
+                (transformers(config, weights, file)?, blip2::transformers_names(is_instruct))
+            };
+            let b = builder(&names);
+            let model = Blip2::new(&sizes, &b);
+            Ok((Model::Blip2(Box::new(model)), b.finish()?, names))
+        }
+    }
+}
+
+fn activation(f: &Fields, field: &str) -> Result<Activation> {
+    match f.text(field).unwrap_or("gelu") {
+        "gelu" => Ok(Activation::Gelu),
+        "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "quick_gelu" => Ok(Activation::QuickGelu),
+        "relu" => Ok(Activation::Relu),
+        "silu" => Ok(Activation::Silu),
+        other => Err(f.error(
+            field,
+            format!("expected gelu, gelu_new, quick_gelu, relu or silu, got `{other}`"),
+        )),
+    }
+}
+
+/// `config.json` of transformers' BLIP-2 and InstructBLIP; which heads there are is for the weights
+/// to say.
+pub(super) fn transformers(
+    config: &Value,
+    weights: &Checkpoint,
+    file: &Path,
+) -> Result<Blip2Config> {
+    let root = Fields::new(config, file);
+    let f = root.section("vision_config");
+    let width = f.size("hidden_size", Some(1408))?;
+    let eva = EvaVitConfig {
+        image_size: f.sides("image_size", 224)?,
+        patch_size: f.size("patch_size", Some(14))?,
+        width,
+        depth: f.blocks("num_hidden_layers", Some(39))?,
+        heads: f.heads("num_attention_heads", width, Some(16))?,
+        mlp_dim: f.size("intermediate_size", Some(6144))?,
+        activation: activation(&f, "hidden_act")?,
+        norm_eps: f.number("layer_norm_eps", 1e-6)? as f32,
+    };
+    let norm_eps = eva.norm_eps;
+    let f = root.section("qformer_config");
+    let has = |name: &str| weights.info(name).is_some();
+    let reads_text = ["", "qformer."]
+        .iter()
+        .any(|prefix| has(&format!("{prefix}embeddings.word_embeddings.weight")));
+    let text = QFormerTextConfig {
+        vocab: f.size("vocab_size", Some(30_522))?,
+        context_length: f.size("max_position_embeddings", Some(512))?,
+        has_language_head: false,
+    };
+    let q_width = f.size("hidden_size", Some(768))?;
+    let qformer = QFormerConfig {
+        queries: root.size("num_query_tokens", Some(32))?,
+        width: q_width,
+        depth: f.blocks("num_hidden_layers", Some(12))?,
+        heads: f.heads("num_attention_heads", q_width, Some(12))?,
+        mlp_dim: f.size("intermediate_size", Some(3072))?,
+        activation: activation(&f, "hidden_act")?,
+        norm_eps: f.number("layer_norm_eps", 1e-12)? as f32,
+        memory_width: width,
+        cross_every: f.size("cross_attention_frequency", Some(2))?,
+        text: reads_text.then_some(text),
+    };
+    let matching = MatchingConfig {
+        embed_dim: root.size("image_text_hidden_size", Some(256))?,
+        has_temperature: false,
+    };
+    let matching = has("itm_head.weight").then_some(matching);
+    Ok(Blip2Config { vision: TowerConfig::Eva(eva), norm_eps, qformer, matching })
+}
+
+/// Sizes that are read from tensors, as LAVIS writes no configuration beside them.
+pub(super) struct Sizes<'a> {
+    weights: &'a Checkpoint,
+    file: &'a Path,
+}
+
+/// Blocks that are looked for in a file without a configuration.
+const MOST_BLOCKS: usize = 1000;
+
+impl<'a> Sizes<'a> {
+    pub(super) fn new(weights: &'a Checkpoint, file: &'a Path) -> Self {
+        Self { weights, file }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.weights.info(name).is_some()
+    }
+
+    /// The lengths of the last `N` axes of a tensor.
+    fn axes<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
+        let error = |reason: String| {
+            let (file, field) = (self.file.to_owned(), name.to_owned());
+            Error::Config { file, field, reason }
+        };
+        let (_, shape) = self.weights.info(name).ok_or_else(|| {
+            error("the tensor is missing; expected a checkpoint in the layout of LAVIS".to_owned())
+        })?;
+        let last = shape.len().checked_sub(N).map(|at| &shape[at..]);
+        last.and_then(|axes| axes.try_into().ok())
+            .ok_or_else(|| error(format!("expected a tensor of {N} axes, found {shape:?}")))
+    }
+
+    fn count(&self, before: &str, after: &str) -> usize {
+        let found = |i: &usize| self.has(&format!("{before}{i}{after}"));
+        (0..MOST_BLOCKS).take_while(found).count()
+    }
+
+    /// Side of a picture of so many tokens, the class token among them.
+    fn image_size(tokens: usize, patch_size: usize) -> (usize, usize) {
+        let side = (tokens.saturating_sub(1) as f64).sqrt().round() as usize * patch_size;
+        (side, side)
+    }
+
+    /// Heads that divide `width`: as configured, or of the published model.
+    fn heads(f: &Fields, fields: [&str; 2], width: usize, usual: usize) -> Result<usize> {
+        let field = if f.get(fields[0]).is_some() { fields[0] } else { fields[1] };
+        f.heads(field, width, Some(usual))
+    }
+
+    /// EVA-CLIP's tower whose names follow `prefix`; `f` may tell heads and epsilon.
+    pub(super) fn eva(&self, prefix: &str, f: &Fields) -> Result<EvaVitConfig> {
+        let name = |name: &str| format!("{prefix}{name}");
+        let [width, _, patch_size, _] = self.axes(&name("patch_embed.proj.weight"))?;
+        let [tokens, _] = self.axes(&name("pos_embed"))?;
+        let [mlp_dim, _] = self.axes(&name("blocks.0.mlp.fc1.weight"))?;
+        Ok(EvaVitConfig {
+            image_size: Self::image_size(tokens, patch_size),
+            patch_size,
+            width,
+            depth: self.count(&name("blocks."), ".norm1.weight"),
+            heads: Self::heads(f, ["num_heads", "heads"], width, 16)?,
+            mlp_dim,
+            activation: Activation::Gelu,
+            norm_eps: f.number("norm_eps", 1e-6)? as f32,
+        })
+    }
+
+    /// CLIP's tower whose names follow `prefix`; `f` may tell heads, activation and epsilon.
+    pub(super) fn clip(&self, prefix: &str, f: &Fields) -> Result<ClipVitConfig> {
+        let name = |name: &str| format!("{prefix}{name}");
+        let [width, _, patch_size, _] = self.axes(&name("conv1.weight"))?;
+        let [tokens, _] = self.axes(&name("positional_embedding"))?;
+        let [mlp_dim, _] = self.axes(&name("transformer.resblocks.0.mlp.c_fc.weight"))?;
+        let quick_gelu = match f.text("act").unwrap_or("quick_gelu") {
+            "quick_gelu" => true,
+            "gelu" => false,
+            other => {
+                let reason = format!("expected quick_gelu or gelu, got `{other}`");
+                return Err(f.error("act", reason));
+            }
+        };
+        Ok(ClipVitConfig {
+            image_size: Self::image_size(tokens, patch_size),
+            patch_size,
+            width,
+            depth: self.count(&name("transformer.resblocks."), ".ln_1.weight"),
+            heads: Self::heads(f, ["num_heads", "heads"], width, (width / 64).max(1))?,
+            mlp_dim,
+            quick_gelu,
+            norm_eps: f.number("norm_eps", 1e-5)? as f32,
+            position_rule: PositionRule::Lavis,
+        })
+    }
+
+    /// The Q-Former; `f` may tell heads and epsilon.
+    pub(super) fn qformer(&self, f: &Fields) -> Result<QFormerConfig> {
+        let layer = "Qformer.bert.encoder.layer.";
+        let [queries, width] = self.axes("query_tokens")?;
+        let [_, memory_width] = self.axes(&format!("{layer}0.crossattention.self.key.weight"))?;
+        let [mlp_dim, _] = self.axes(&format!("{layer}0.intermediate_query.dense.weight"))?;
+        let depth = self.count(layer, ".attention.self.query.weight");
+        let has_cross = |i: usize| self.has(&format!("{layer}{i}.crossattention.self.key.weight"));
+        let text = if self.has("Qformer.bert.embeddings.word_embeddings.weight") {
+            let [vocab, _] = self.axes("Qformer.bert.embeddings.word_embeddings.weight")?;
+            let [context_length, _] =
+                self.axes("Qformer.bert.embeddings.position_embeddings.weight")?;
+            let has_language_head = self.has("Qformer.cls.predictions.transform.dense.weight");
+            Some(QFormerTextConfig { vocab, context_length, has_language_head })
+        } else {
+            None
+        };
+        Ok(QFormerConfig {
+            queries,
+            width,
+            depth,
+            heads: Self::heads(f, ["num_attention_heads", "heads"], width, (width / 64).max(1))?,
+            mlp_dim,
+            activation: activation(f, "hidden_act")?,
+            norm_eps: f.number("layer_norm_eps", 1e-12)? as f32,
+            memory_width,
+            cross_every: (1..depth).find(|i| has_cross(*i)).unwrap_or(depth.max(1)),
+            text,
+        })
+    }
+
+    /// A whole model; `config` may hold what tensors do not tell.
+    pub(super) fn blip2(&self, config: &Value) -> Result<Blip2Config> {
+        let f = Fields::new(config, self.file);
+        let prefix = "visual_encoder.";
+        let vision = if self.has("visual_encoder.conv1.weight") {
+            TowerConfig::Clip(self.clip(prefix, &f.section("vit"))?)
+        } else {
+            TowerConfig::Eva(self.eva(prefix, &f.section("vit"))?)
+        };
+        let matching = if self.has("itm_head.weight") {
+            let [embed_dim, _] = self.axes("vision_proj.weight")?;
+            Some(MatchingConfig { embed_dim, has_temperature: self.has("temp") })
+        } else {
+            None
+        };
+        Ok(Blip2Config {
+            vision,
+            norm_eps: f.number("ln_vision_eps", 1e-5)? as f32,
+            qformer: self.qformer(&f.section("qformer"))?,
+            matching,
+        })
+    }
+}
