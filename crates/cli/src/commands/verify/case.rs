@@ -41,7 +41,7 @@ impl Case {
 
     /// Names of the expected results, sorted.
     pub(super) fn expected(&self) -> Vec<String> {
-        let kinds = ["out/", "embed/", "grad/", "adamw/", "gen/"];
+        let kinds = ["out/", "embed/", "tap/", "grad/", "grad_lm/", "adamw/", "gen/"];
         let is_result = |name: &&str| kinds.iter().any(|k| name.starts_with(k));
         self.golden.names().filter(is_result).map(str::to_owned).collect()
     }
@@ -80,6 +80,12 @@ impl Case {
             file.read_i64(name)?.into_iter().map(|v| u32::try_from(v).ok()).collect();
         let wrong = || Failure::input(format!("{name} holds negative numbers"));
         Ok(Some(ids.ok_or_else(wrong)?.into()))
+    }
+
+    /// An id that `golden.json` or else the configuration of the checkpoint names.
+    pub(super) fn id(&self, field: &str) -> Option<u32> {
+        let id = |value: &Value| u32::try_from(value[field].as_u64()?).ok();
+        id(&self.settings).or_else(|| id(&json(&self.checkpoint.join("config.json")).ok()?))
     }
 
     /// How many samples an input of ids holds.

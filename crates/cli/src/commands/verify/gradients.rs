@@ -5,8 +5,9 @@ use super::case::Case;
 use crate::failure::Failure;
 use ocelli_kernels::optimiser::{AdamW, adamw};
 use ocelli_models::Opened;
-use ocelli_nn::Parameter;
-use ocelli_tensor::Tensor;
+use ocelli_nn::{Names, Parameter};
+use ocelli_tensor::{Gradients, Tensor};
+use serde_json::Value;
 
 type Loss<'a> = dyn Fn() -> Result<Option<Tensor>, Failure> + 'a;
 
@@ -23,8 +24,7 @@ pub(super) fn compute(
     }
     let Some(value) = loss()? else { return Ok(()) };
     let grads = value.backward()?;
-    let gradient = |p: &Parameter| grads.get(&p.tensor()).map(Tensor::detach);
-    put("grad/", opened, gradient, computed)?;
+    put_gradients("grad/", opened, &grads, computed)?;
     if !wants("adamw/") {
         return Ok(());
     }
@@ -32,7 +32,14 @@ pub(super) fn compute(
     let number = |field: &str, default: f64| s[field].as_f64().unwrap_or(default) as f32;
     let beta = |i: usize, default: f64| s["betas"][i].as_f64().unwrap_or(default) as f32;
     let steps = s["steps"].as_u64().unwrap_or(3);
-    let parameters: Vec<&Parameter> = opened.parameters.trainable().collect();
+    // Parts that the reference kept as they were, by parts of their names.
+    let frozen = s["frozen_prefixes"].as_array();
+    let frozen: Vec<&str> = frozen.into_iter().flatten().filter_map(Value::as_str).collect();
+    let learns = |p: &&Parameter| {
+        let theirs = Names::stored(&opened.names, p.name());
+        !theirs.iter().any(|name| frozen.iter().any(|part| name.contains(part)))
+    };
+    let parameters: Vec<&Parameter> = opened.parameters.trainable().filter(learns).collect();
     let mut moments: Vec<[Vec<f32>; 2]> =
         parameters.iter().map(|p| [vec![0.0; p.elements()], vec![0.0; p.elements()]]).collect();
     let mut grads = grads;
@@ -55,6 +62,16 @@ pub(super) fn compute(
         }
     }
     put("adamw/", opened, |p| Some(p.tensor().detach()), computed)
+}
+
+/// Stores gradients under the names of the checkpoint's family.
+pub(super) fn put_gradients(
+    kind: &str,
+    opened: &Opened,
+    grads: &Gradients,
+    computed: &mut Computed,
+) -> Result<(), Failure> {
+    put(kind, opened, |p| grads.get(&p.tensor()).map(Tensor::detach), computed)
 }
 
 /// Stores values of parameters under the names of the checkpoint's family.
