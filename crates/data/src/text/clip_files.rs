@@ -237,7 +237,12 @@ fn merge_lines<'a>(
     numbered.take(limit).map(|(number, line)| split_merge(line, number, file)).collect()
 }
 
-fn split_merge<'a>(line: &'a str, number: usize, file: &str) -> Result<(usize, &'a str, &'a str)> {
+/// The two symbols of a merge with its line.
+pub(super) fn split_merge<'a>(
+    line: &'a str,
+    number: usize,
+    file: &str,
+) -> Result<(usize, &'a str, &'a str)> {
     match line.split_once(' ') {
         Some((left, right)) if !left.is_empty() && !right.is_empty() && !right.contains(' ') => {
             Ok((number, left, right))

@@ -103,6 +103,63 @@ pub enum TextError {
         /// The most there may be.
         context_length: usize,
     },
+    /// A `SentencePiece` model is not the protocol buffer it should be.
+    #[error("{file} is broken at byte {offset}: expected a SentencePiece model; fetch it again")]
+    BrokenModel {
+        /// The file.
+        file: String,
+        /// Where the first field that cannot be read starts.
+        offset: usize,
+    },
+    /// A `SentencePiece` model is neither unigram nor BPE.
+    #[error(
+        "{file}: expected model type 1 (unigram) or 2 (BPE), found {number}; use a model of these"
+    )]
+    UnknownAlgorithm {
+        /// The file.
+        file: String,
+        /// The type.
+        number: u64,
+    },
+    /// The compiled normalisation of a model is cut off.
+    #[error(
+        "{file}: expected a compiled normalisation, found {bytes} bytes that are none; fetch it again"
+    )]
+    BrokenCharsmap {
+        /// The file.
+        file: String,
+        /// Its size.
+        bytes: usize,
+    },
+    /// A part of a tokenizer does what no rule here does.
+    #[error("{file}: {part} {found:?} is not supported; use the files of a supported model")]
+    UnsupportedPart {
+        /// The file.
+        file: String,
+        /// What the part is for.
+        part: &'static str,
+        /// The part.
+        found: String,
+    },
+    /// A list of a vocabulary has another length than its tokens.
+    #[error("{list} has {found} entries, expected {expected}, one for each token; fetch it again")]
+    ListLength {
+        /// The list.
+        list: &'static str,
+        /// Its length.
+        found: usize,
+        /// How many tokens there are.
+        expected: usize,
+    },
+    /// A folder has no tokenizer.
+    #[error(
+        "{path} has no tokenizer.json, tokenizer.model, spiece.model, vocab.json with merges.txt or \
+         vocab.txt; add the tokenizer's files of its model"
+    )]
+    NoTokenizer {
+        /// The folder.
+        path: std::path::PathBuf,
+    },
     /// A template has no place for the label.
     #[error("template {template:?} has no {{}}; put {{}} where the label goes")]
     NoPlaceholder {

@@ -261,25 +261,43 @@ impl BertTokenizer {
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let mut text = String::new();
         for &id in ids {
-            let piece = self
-                .pieces
-                .get(id as usize)
-                .ok_or(TextError::TokenOutOfRange { id, vocab: self.pieces.len() })?;
-            if self.literals.iter().any(|(_, special)| *special == id) {
-                continue;
+            if id as usize >= self.pieces.len() {
+                return Err(TextError::TokenOutOfRange { id, vocab: self.pieces.len() });
             }
-            if text.is_empty() {
-                text.push_str(piece);
-            } else if let Some(rest) = piece.strip_prefix(CONTINUATION) {
-                text.push_str(rest);
-            } else {
-                if !piece.starts_with(['.', '?', '!', ',']) {
-                    text.push(' ');
-                }
-                text.push_str(piece);
+            if !self.is_special(id) {
+                let has_begun = !text.is_empty();
+                self.print(id, has_begun, &mut |printed| text.push_str(printed));
             }
         }
         Ok(text)
+    }
+
+    /// Hands out what a piece adds to a text that `has_begun`; an unknown id adds nothing.
+    pub(super) fn print(&self, id: u32, has_begun: bool, take: &mut dyn FnMut(&str)) {
+        let Some(piece) = self.piece(id) else { return };
+        match piece.strip_prefix(CONTINUATION) {
+            Some(rest) if has_begun => take(rest),
+            _ => {
+                if has_begun && !piece.starts_with(['.', '?', '!', ',']) {
+                    take(" ");
+                }
+                take(piece);
+            }
+        }
+    }
+
+    /// The piece with this id, as the vocabulary spells it.
+    pub(super) fn piece(&self, id: u32) -> Option<&str> {
+        self.pieces.get(id as usize).map(String::as_str)
+    }
+
+    /// The id of a piece, as the vocabulary spells it.
+    pub(super) fn id_of(&self, piece: &str) -> Option<u32> {
+        self.starts.get(piece).copied()
+    }
+
+    pub(super) fn is_special(&self, id: u32) -> bool {
+        self.literals.iter().any(|&(_, special)| special == id)
     }
 
     fn clean(&self, text: &str) -> String {
