@@ -1,8 +1,43 @@
 //! What language models that write from left to right have in common.
 
 use crate::Result;
+use crate::generate::{Cache, Decoder};
 use ocelli_tensor::{Targets, Tensor};
 use std::sync::Arc;
+
+/// A language model without an encoder.
+pub trait CausalModel: Decoder {
+    /// What the head reads, `[batch, tokens, ..]`, from embeddings `[batch, tokens, width]` of whole
+    /// texts. `mask` `[batch, tokens]` is 0 for padding, which means nothing in the result; padding
+    /// behind a text needs none.
+    ///
+    /// # Errors
+    /// If shapes do not fit, or the texts are longer than the context.
+    fn features(&self, embeddings: &Tensor, mask: Option<&Arc<[u8]>>) -> Result<Tensor>;
+
+    /// Logits of the token behind each one, `[.., vocab]`, from [`CausalModel::features`].
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    fn logits(&self, features: &Tensor) -> Result<Tensor>;
+
+    /// A cache for `batch` texts.
+    fn new_cache(&self, batch: usize) -> Cache;
+
+    /// The mean cross-entropy of each token's label at the token before it, from embeddings
+    /// `[batch, tokens, width]` and labels `[batch, tokens]`; [`Targets::IGNORED`] takes no part.
+    ///
+    /// # Errors
+    /// As for [`CausalModel::features`], or if a label is not in the vocabulary.
+    fn loss(
+        &self,
+        embeddings: &Tensor,
+        mask: Option<&Arc<[u8]>>,
+        labels: &[u32],
+    ) -> Result<Tensor> {
+        next_token_loss(&self.logits(&self.features(embeddings, mask)?)?, labels)
+    }
+}
 
 /// Mean cross-entropy of the logits `[batch, tokens, vocab]` of each token against the label of the
 /// token behind it; `labels` is `[batch, tokens]`, and [`Targets::IGNORED`] takes no part.
@@ -11,16 +46,13 @@ use std::sync::Arc;
 /// If shapes do not fit, or a label is not in the vocabulary.
 pub fn next_token_loss(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     let tokens = logits.shape().get(1).copied().unwrap_or(1);
-    Ok(logits.cross_entropy(&Targets::Classes(shifted(labels, tokens), 0.0))?)
-}
-
-/// The label of the token behind each one; the last of a row has none.
-fn shifted(labels: &[u32], tokens: usize) -> Arc<[u32]> {
-    let row = |row: &[u32]| {
+    // The label of the token behind each one; the last of a row has none.
+    let shifted = |row: &[u32]| {
         let behind = row[1..].iter().copied();
         behind.chain([Targets::IGNORED]).collect::<Vec<_>>()
     };
-    labels.chunks(tokens.max(1)).flat_map(row).collect()
+    let targets: Arc<[u32]> = labels.chunks(tokens.max(1)).flat_map(shifted).collect();
+    Ok(logits.cross_entropy(&Targets::Classes(targets, 0.0))?)
 }
 
 /// Positions of the tokens of `[batch, tokens, ..]` whose rows all begin at 0.

@@ -5,18 +5,16 @@
 //! the perceptron, and rotary positions (Su et al. 2021, arXiv:2104.09864). Later sizes share keys
 //! and values among heads (Ainslie et al. 2023, arXiv:2305.13245).
 
-use super::causal::{next_token_loss, positions};
+use super::causal::{CausalModel, positions};
 use crate::Result;
 use crate::generate::{BlockCache, Cache, Decoder, Rows};
 use ocelli_nn::layers::{Attention, AttentionSizes, GatedMlp, Linear, RmsNorm};
 use ocelli_nn::{Builder, Init, Name, Names, Parameter, copy};
 use ocelli_tensor::{Activation, Angles, AttentionMask, Heads, Rotary, Step, Tensor};
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Sizes of a LLaMA (§2.2, Table 2).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LlamaConfig {
     /// Rows of the word table.
     pub vocab: usize,
@@ -163,66 +161,6 @@ impl Llama {
     pub fn config(&self) -> &LlamaConfig {
         &self.config
     }
-
-    /// Embeddings of ids of `shape`, `[shape.., width]`.
-    ///
-    /// # Errors
-    /// If an id is not in the vocabulary.
-    pub fn embed(&self, ids: &Arc<[u32]>, shape: &[usize]) -> Result<Tensor> {
-        Ok(self.word.tensor().embedding(ids, shape)?)
-    }
-
-    /// The tokens after each block, `depth` of them, from embeddings `[batch, tokens, width]` whose
-    /// rows begin at position 0. Padding stands behind the text of a row and means nothing.
-    ///
-    /// # Errors
-    /// If shapes do not fit.
-    pub fn hidden_states(&self, embeddings: &Tensor) -> Result<Vec<Tensor>> {
-        let angles = self.rotary.angles(&positions(embeddings));
-        let mut states: Vec<Tensor> = Vec::with_capacity(self.blocks.len());
-        for block in &self.blocks {
-            let x = states.last().unwrap_or(embeddings);
-            states.push(block.forward(x, &angles, &AttentionMask::causal())?);
-        }
-        Ok(states)
-    }
-
-    /// The tokens after the last block and the norm, `[batch, tokens, width]`; as for
-    /// [`Llama::hidden_states`].
-    ///
-    /// # Errors
-    /// If shapes do not fit.
-    pub fn features(&self, embeddings: &Tensor) -> Result<Tensor> {
-        let angles = self.rotary.angles(&positions(embeddings));
-        let mut x = embeddings.clone();
-        for block in &self.blocks {
-            x = block.forward(&x, &angles, &AttentionMask::causal())?;
-        }
-        Ok(self.norm.forward(&x)?)
-    }
-
-    /// Logits of the token behind each one, `[.., vocab]`, from [`Llama::features`].
-    ///
-    /// # Errors
-    /// If shapes do not fit.
-    pub fn logits(&self, features: &Tensor) -> Result<Tensor> {
-        Ok(self.head.forward(features)?)
-    }
-
-    /// The mean cross-entropy of each token's label at the token before it, from embeddings
-    /// `[batch, tokens, width]` and labels `[batch, tokens]`;
-    /// [`ocelli_tensor::Targets::IGNORED`] takes no part.
-    ///
-    /// # Errors
-    /// If shapes do not fit.
-    pub fn loss(&self, embeddings: &Tensor, labels: &[u32]) -> Result<Tensor> {
-        next_token_loss(&self.logits(&self.features(embeddings)?)?, labels)
-    }
-
-    /// A cache for `batch` texts.
-    pub fn new_cache(&self, batch: usize) -> Cache {
-        Cache::empty(batch, self.config.depth, self.config.kv_heads, self.config.head_dim)
-    }
 }
 
 impl Decoder for Llama {
@@ -231,7 +169,7 @@ impl Decoder for Llama {
     }
 
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        Llama::embed(self, &ids.into(), &[ids.len()])
+        Ok(self.word.tensor().embedding(&ids.into(), &[ids.len()])?)
     }
 
     fn advance(&self, rows: &Rows, cache: &mut Cache) -> Result<Tensor> {
@@ -241,6 +179,26 @@ impl Decoder for Llama {
             x = block.step(&x, &angles, &rows.causal_step(), cache)?;
         }
         self.logits(&self.norm.forward(&rows.last(&x)?)?)
+    }
+}
+
+impl CausalModel for Llama {
+    fn features(&self, embeddings: &Tensor, mask: Option<&Arc<[u8]>>) -> Result<Tensor> {
+        let angles = self.rotary.angles(&positions(embeddings));
+        let mask = AttentionMask { keys: mask.cloned(), ..AttentionMask::causal() };
+        let mut x = embeddings.clone();
+        for block in &self.blocks {
+            x = block.forward(&x, &angles, &mask)?;
+        }
+        Ok(self.norm.forward(&x)?)
+    }
+
+    fn logits(&self, features: &Tensor) -> Result<Tensor> {
+        Ok(self.head.forward(features)?)
+    }
+
+    fn new_cache(&self, batch: usize) -> Cache {
+        Cache::empty(batch, self.config.depth, self.config.kv_heads, self.config.head_dim)
     }
 }
 

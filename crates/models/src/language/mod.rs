@@ -3,4 +3,8 @@
 pub mod bert;
 pub mod causal;
 pub mod clip_text;
+pub mod gpt2;
 pub mod llama;
+pub mod med;
+pub mod opt;
+pub mod t5;

@@ -1,6 +1,7 @@
 //! Fields of a configuration, read with errors that name them.
 
 use crate::{Error, Result};
+use ocelli_tensor::Activation;
 use serde_json::Value;
 use std::path::Path;
 
@@ -86,8 +87,34 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// An id of a token.
+    pub(super) fn id(&self, field: &str, default: u32) -> Result<u32> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(v) => v
+                .as_u64()
+                .and_then(|id| u32::try_from(id).ok())
+                .ok_or_else(|| self.error(field, format!("expected the id of a token, got {v}"))),
+        }
+    }
+
     pub(super) fn text(&self, field: &str) -> Option<&'a str> {
         self.get(field).and_then(Value::as_str)
+    }
+
+    /// An activation by the name that transformers gives it.
+    pub(super) fn activation(&self, field: &str, default: &str) -> Result<Activation> {
+        Ok(match self.text(field).unwrap_or(default) {
+            "gelu" => Activation::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,
+            "quick_gelu" => Activation::QuickGelu,
+            "relu" => Activation::Relu,
+            "silu" | "swish" => Activation::Silu,
+            other => {
+                let known = "gelu, gelu_new, quick_gelu, relu or silu";
+                return Err(self.error(field, format!("expected {known}, got `{other}`")));
+            }
+        })
     }
 
     /// Heads that divide `width`.

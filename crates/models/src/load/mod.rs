@@ -1,14 +1,27 @@
 //! From a path to a running model: which family its files are of, and what belongs to it.
 
 mod bert_config;
+mod blip2_config;
 mod builtin;
+mod causal_config;
 mod clip_config;
 mod fields;
+mod t5_config;
 mod vit_config;
 
 use self::fields::Fields;
+use crate::connector::qformer::QFormer;
 use crate::language::bert::{self, Bert};
+use crate::language::causal::CausalModel;
+use crate::language::gpt2::Gpt2;
+use crate::language::llama::Llama;
+use crate::language::opt::Opt;
+use crate::language::t5::T5;
+use crate::systems::blip2::Blip2;
 use crate::systems::clip::{self, Clip};
+use crate::systems::lit::{Lit, LitConfig};
+use crate::vision::clip_vit::ClipVit;
+use crate::vision::eva_vit::EvaVit;
 use crate::vision::local_vit::LocalVit;
 use crate::vision::resnet_v2::{self, HybridVit, HybridVitConfig};
 use crate::vision::vit::{self, Vit, VitConfig};
@@ -17,6 +30,7 @@ use ocelli_data::image::Processor;
 use ocelli_data::text::{Behaviour, BertTokenizer, ClipTokenizer};
 use ocelli_nn::checkpoint::Checkpoint;
 use ocelli_nn::{Builder, Names, Parameters};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,13 +56,33 @@ pub enum Family {
     OpenAiClip,
     /// BERT of transformers.
     Bert,
+    /// The tower of EVA-CLIP, as its release and LAVIS name it.
+    EvaVit,
+    /// The trunk of CLIP's tower, as LAVIS names it.
+    LavisClipVit,
+    /// A Q-Former alone, as LAVIS names it.
+    QFormer,
+    /// BLIP-2 of transformers.
+    TransformersBlip2,
+    /// InstructBLIP of transformers.
+    InstructBlip,
+    /// BLIP-2 of LAVIS.
+    LavisBlip2,
+    /// LLaMA and Vicuna of transformers.
+    Llama,
+    /// GPT-2 of transformers.
+    Gpt2,
+    /// OPT of transformers.
+    Opt,
+    /// T5 of transformers.
+    T5,
     /// A model that this program trained.
     Ocelli,
 }
 
 impl Family {
     /// All families with their names on the command line.
-    pub const ALL: [(&'static str, Self); 10] = [
+    pub const ALL: [(&'static str, Self); 20] = [
         ("transformers-vit", Self::TransformersVit),
         ("dinov2", Self::Dinov2),
         ("timm-vit", Self::TimmVit),
@@ -58,6 +92,16 @@ impl Family {
         ("open-clip", Self::OpenClip),
         ("openai-clip", Self::OpenAiClip),
         ("bert", Self::Bert),
+        ("eva-vit", Self::EvaVit),
+        ("lavis-clip-vit", Self::LavisClipVit),
+        ("qformer", Self::QFormer),
+        ("transformers-blip2", Self::TransformersBlip2),
+        ("instructblip", Self::InstructBlip),
+        ("lavis-blip2", Self::LavisBlip2),
+        ("llama", Self::Llama),
+        ("gpt2", Self::Gpt2),
+        ("opt", Self::Opt),
+        ("t5", Self::T5),
         ("ocelli", Self::Ocelli),
     ];
 
@@ -95,6 +139,24 @@ pub enum Model {
     Clip(Box<Clip>),
     /// A BERT.
     Bert(Box<Bert>),
+    /// A LiT.
+    Lit(Box<Lit>),
+    /// A LLaMA.
+    Llama(Box<Llama>),
+    /// A GPT-2.
+    Gpt2(Box<Gpt2>),
+    /// An OPT.
+    Opt(Box<Opt>),
+    /// The tower of EVA-CLIP.
+    EvaVit(Box<EvaVit>),
+    /// The trunk of CLIP's tower.
+    ClipVit(Box<ClipVit>),
+    /// A Q-Former.
+    QFormer(Box<QFormer>),
+    /// A BLIP-2 or an InstructBLIP.
+    Blip2(Box<Blip2>),
+    /// A T5.
+    T5(Box<T5>),
 }
 
 impl Model {
@@ -106,6 +168,25 @@ impl Model {
             Self::LocalVit(_) => "a local ViT",
             Self::Clip(_) => "a CLIP",
             Self::Bert(_) => "a BERT",
+            Self::Lit(_) => "a LiT",
+            Self::Llama(_) => "a LLaMA",
+            Self::Gpt2(_) => "a GPT-2",
+            Self::Opt(_) => "an OPT",
+            Self::EvaVit(_) => "the tower of an EVA-CLIP",
+            Self::ClipVit(_) => "the trunk of a CLIP",
+            Self::QFormer(_) => "a Q-Former",
+            Self::Blip2(_) => "a BLIP-2",
+            Self::T5(_) => "a T5",
+        }
+    }
+
+    /// The language model that this is, if it is one without an encoder.
+    pub fn causal(&self) -> Option<&dyn CausalModel> {
+        match self {
+            Self::Llama(model) => Some(&**model),
+            Self::Gpt2(model) => Some(&**model),
+            Self::Opt(model) => Some(&**model),
+            _ => None,
         }
     }
 }
@@ -166,7 +247,10 @@ impl Files {
         let found = match (family, file) {
             (Some(family), _) => Some(family),
             (None, Some("open_clip_config.json")) => Some(Family::OpenClip),
-            (None, Some(_)) => Self::of_config(&config),
+            // A configuration that says nothing does not hide weights that do.
+            (None, Some(_)) => {
+                Self::of_config(&config).or_else(|| Self::of_weights(path).ok().flatten())
+            }
             (None, None) => Self::of_weights(path)?,
         };
         match found {
@@ -193,6 +277,12 @@ impl Files {
             Some("dinov2") => return Some(Family::Dinov2),
             Some("clip") => return Some(Family::TransformersClip),
             Some("bert") => return Some(Family::Bert),
+            Some("t5") => return Some(Family::T5),
+            Some("llama") => return Some(Family::Llama),
+            Some("gpt2") => return Some(Family::Gpt2),
+            Some("opt") => return Some(Family::Opt),
+            Some("blip-2") => return Some(Family::TransformersBlip2),
+            Some("instructblip") => return Some(Family::InstructBlip),
             _ => {}
         }
         let args = config.get("model_args");
@@ -211,7 +301,7 @@ impl Files {
         } else if has(jax) || has(&format!("opt/target/{jax}")) {
             Some(Family::JaxVit)
         } else {
-            None
+            blip2_config::family_of(&weights)
         })
     }
 
@@ -348,7 +438,17 @@ impl Files {
         tokenizer(self.dir(), behaviour)
     }
 
-    /// The tokenizer of a BERT. Needs no weights.
+    /// Whether its texts go through the tokenizer of BERT.
+    pub fn has_bert_tokenizer(&self) -> bool {
+        self.family == Family::Bert || self.is_own("lit")
+    }
+
+    /// Whether this program trained it, with sizes in this section of the configuration.
+    fn is_own(&self, section: &str) -> bool {
+        self.family == Family::Ocelli && self.config.get(section).is_some()
+    }
+
+    /// The tokenizer of a BERT or a LiT. Needs no weights.
     ///
     /// # Errors
     /// If there is no tokenizer file, or it cannot be read.
@@ -361,10 +461,14 @@ impl Files {
     /// # Errors
     /// If the configuration cannot be read.
     pub fn context_length(&self) -> Result<usize> {
-        if self.family != Family::Bert {
+        if !self.has_bert_tokenizer() {
             return Ok(self.clip_config()?.text.context_length);
         }
-        let most = bert_config::transformers(&self.config, &self.config_file())?.context_length;
+        let most = if self.family == Family::Bert {
+            bert_config::transformers(&self.config, &self.config_file())?.context_length
+        } else {
+            self.own_config::<LitConfig>("lit")?.text.context_length
+        };
         let file = self.dir().join("sentence_bert_config.json");
         if !file.is_file() {
             return Ok(most);
@@ -377,19 +481,22 @@ impl Files {
         match self.family {
             Family::TransformersClip => clip_config::transformers(&self.config, &file),
             Family::OpenClip => clip_config::open_clip(&self.config, &file),
-            Family::Ocelli => {
-                let clip = self.config.get("clip").cloned().unwrap_or_default();
-                serde_json::from_value(clip).map_err(|e| Error::Config {
-                    file,
-                    field: "clip".to_owned(),
-                    reason: format!("{e}; only models that read text have this section"),
-                })
-            }
+            Family::Ocelli => self.own_config("clip"),
             _ => {
                 let weights = self.weights()?;
                 clip_config::openai(&weights, &self.path, HeadCounts::default())
             }
         }
+    }
+
+    /// The sizes of a model that this program trained.
+    fn own_config<T: DeserializeOwned>(&self, section: &str) -> Result<T> {
+        let sizes = self.config.get(section).cloned().unwrap_or_default();
+        serde_json::from_value(sizes).map_err(|e| Error::Config {
+            file: self.config_file(),
+            field: section.to_owned(),
+            reason: format!("{e}; expected the sizes of a model that `ocelli train` exported"),
+        })
     }
 
     /// Builds the model and loads its weights. `heads` tells head counts that a file lacks.
@@ -471,27 +578,35 @@ impl Files {
                 let model = Bert::new(&config, &builder);
                 (Model::Bert(Box::new(model)), builder.finish()?, names)
             }
+            Family::EvaVit
+            | Family::LavisClipVit
+            | Family::QFormer
+            | Family::TransformersBlip2
+            | Family::InstructBlip
+            | Family::LavisBlip2 => {
+                blip2_config::open(self.family, &self.config, weights, &file)?
+            }
+            Family::Llama | Family::Gpt2 | Family::Opt => {
+                causal_config::open(self.family, &self.config, weights, &file)?
+            }
+            Family::T5 => t5_config::open(&self.config, weights, &file)?,
             Family::Ocelli => {
                 let names = vec![Names::ours()];
-                let wrong = |field: &str, e: serde_json::Error| {
-                    let (field, reason) = (field.to_owned(), e.to_string());
-                    Error::Config { file: file.clone(), field, reason }
-                };
-                let section = |name: &str| self.config.get(name).cloned();
-                if let Some(sizes) = section("vit") {
-                    let config = serde_json::from_value(sizes).map_err(|e| wrong("vit", e))?;
-                    vit(config, Names::ours())?
-                } else if let Some(sizes) = section("hybrid") {
-                    let sizes = serde_json::from_value(sizes).map_err(|e| wrong("hybrid", e))?;
-                    let HybridVitConfig { backbone, vit } = sizes;
+                if self.is_own("vit") {
+                    vit(self.own_config("vit")?, Names::ours())?
+                } else if self.is_own("hybrid") {
+                    let HybridVitConfig { backbone, vit } = self.own_config("hybrid")?;
                     let builder = Builder::load(Arc::clone(weights), names.clone());
                     let model = HybridVit::new(&backbone, &vit, &builder);
                     (Model::Hybrid(Box::new(model)), builder.finish()?, names)
-                } else if let Some(sizes) = section("local_vit") {
-                    let sizes = serde_json::from_value(sizes).map_err(|e| wrong("local_vit", e))?;
+                } else if self.is_own("local_vit") {
                     let builder = Builder::load(Arc::clone(weights), names.clone());
-                    let model = LocalVit::new(&sizes, &builder);
+                    let model = LocalVit::new(&self.own_config("local_vit")?, &builder);
                     (Model::LocalVit(Box::new(model)), builder.finish()?, names)
+                } else if self.is_own("lit") {
+                    let builder = Builder::load(Arc::clone(weights), names.clone());
+                    let model = Lit::new(&self.own_config("lit")?, &builder);
+                    (Model::Lit(Box::new(model)), builder.finish()?, names)
                 } else {
                     clip(&self.clip_config()?, names)?
                 }
