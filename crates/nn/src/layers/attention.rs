@@ -107,13 +107,18 @@ impl Attention {
             Linear::new(&b.at(name), inputs, heads * s.head_dim, s.has_bias, init)
         };
         let mixed = s.heads.heads * s.head_dim;
-        Self {
-            q: linear("q", s.width, s.heads.heads),
-            k: linear("k", s.memory_width, s.heads.kv_heads),
-            v: linear("v", s.memory_width, s.heads.kv_heads),
-            out: Linear::new(&b.at("out"), mixed, s.width, s.has_out_bias, init_out),
-            sizes,
-        }
+        let layers = [
+            linear("q", s.width, s.heads.heads),
+            linear("k", s.memory_width, s.heads.kv_heads),
+            linear("v", s.memory_width, s.heads.kv_heads),
+            Linear::new(&b.at("out"), mixed, s.width, s.has_out_bias, init_out),
+        ];
+        Self::from_parts(layers, s)
+    }
+
+    /// From layers that exist: `q`, `k`, `v` and `out`.
+    pub fn from_parts([q, k, v, out]: [Linear; 4], sizes: AttentionSizes) -> Self {
+        Self { q, k, v, out, sizes }
     }
 
     /// Attention to a memory of another width, with biases.
