@@ -22,7 +22,25 @@ fn described(family: Family) -> [&'static str; 2] {
         Family::OpenAiClip => {
             ["CLIP of OpenAI", "a .pt or .safetensors file without configuration"]
         }
+        Family::Llama => ["LLaMA of transformers", "config.json with model_type llama"],
+        Family::Gpt2 => ["GPT-2 of transformers", "config.json with model_type gpt2"],
+        Family::Opt => ["OPT of transformers", "config.json with model_type opt"],
+        Family::T5 => ["T5 and Flan-T5 of transformers", "config.json with model_type t5"],
         Family::Bert => ["BERT of transformers", "config.json with model_type bert"],
+        Family::EvaVit => ["tower of EVA-CLIP", "a file of its tensors, such as eva_vit_g.pth"],
+        Family::LavisClipVit => ["trunk of CLIP in LAVIS", "a file of its tensors"],
+        Family::QFormer => ["Q-Former of LAVIS", "a file of its tensors"],
+        Family::TransformersBlip2 => {
+            ["BLIP-2 of transformers", "config.json with model_type blip-2"]
+        }
+        Family::InstructBlip => {
+            ["InstructBLIP of transformers", "config.json with model_type instructblip"]
+        }
+        Family::LavisBlip2 => ["BLIP-2 of LAVIS", "a file of its tensors"],
+        Family::Llava => [
+            "LLaVA of transformers, or original",
+            "config.json with model_type llava, the tower beside it",
+        ],
         Family::Ocelli => ["trained by this program", "config.json with format ocelli"],
     }
 }

@@ -42,7 +42,11 @@ impl Case {
     /// Names of the expected results, sorted.
     pub(super) fn expected(&self) -> Vec<String> {
         let kinds = ["out/", "embed/", "tap/", "grad/", "grad_lm/", "adamw/", "gen/"];
-        let is_result = |name: &&str| kinds.iter().any(|k| name.starts_with(k));
+        let given = ["gen/input_ids", "gen/attention_mask", "gen/prompt_ids"];
+        let is_result = |name: &&str| {
+            *name == "cache/step_logits"
+                || kinds.iter().any(|k| name.starts_with(k)) && !given.contains(name)
+        };
         self.golden.names().filter(is_result).map(str::to_owned).collect()
     }
 
@@ -82,6 +86,12 @@ impl Case {
         Ok(Some(ids.ok_or_else(wrong)?.into()))
     }
 
+    /// A field of a file of the checkpoint, if both are there.
+    pub(super) fn value(&self, file: &str, field: &str) -> Option<Value> {
+        let value = json(&self.checkpoint.join(file)).ok()?;
+        value.get(field).filter(|v| !v.is_null()).cloned()
+    }
+
     /// An id that `golden.json` or else the configuration of the checkpoint names.
     pub(super) fn id(&self, field: &str) -> Option<u32> {
         let id = |value: &Value| u32::try_from(value[field].as_u64()?).ok();
@@ -118,18 +128,25 @@ impl Case {
 
     /// Writes results in the shapes that the case names.
     pub(super) fn write(&self, path: &Path, computed: &Computed) -> Result<(), Failure> {
-        let rows: Vec<(&str, Vec<usize>, Vec<u8>)> = computed
+        let rows: Vec<(&str, Vec<usize>, Dtype, Vec<u8>)> = computed
             .iter()
             .map(|(name, t)| {
                 let named = self.shape(name);
                 let fits = self.wants(name) && named.iter().product::<usize>() == t.elements();
                 let shape = if fits { named.to_vec() } else { t.shape().to_vec() };
-                (name.as_str(), shape, t.values().iter().flat_map(|v| v.to_le_bytes()).collect())
+                let values = t.values().iter();
+                let (dtype, bytes) = if name.starts_with("gen/") {
+                    // Ids, which f32 holds exactly.
+                    (Dtype::I64, values.flat_map(|v| (*v as i64).to_le_bytes()).collect())
+                } else {
+                    (Dtype::F32, values.flat_map(|v| v.to_le_bytes()).collect())
+                };
+                (name.as_str(), shape, dtype, bytes)
             })
             .collect();
         let views: Vec<TensorView> = rows
             .iter()
-            .map(|(name, shape, bytes)| TensorView { name, dtype: Dtype::F32, shape, bytes })
+            .map(|(name, shape, dtype, bytes)| TensorView { name, dtype: *dtype, shape, bytes })
             .collect();
         Ok(save_safetensors(path, &views, &BTreeMap::new())?)
     }

@@ -1,9 +1,16 @@
 //! `ocelli verify`: the proof that a checkpoint runs here as it does in its reference.
 
 mod bert;
+mod blip2;
 mod case;
+mod causal;
 mod clip;
+mod eva_vit;
+mod generation;
 mod gradients;
+mod llava;
+mod qformer;
+mod t5;
 mod vit;
 
 use crate::failure::Failure;
@@ -68,14 +75,35 @@ fn compute(case: &Case, opened: &Opened) -> Result<Computed, Failure> {
         Model::Hybrid(model) => vit::hybrid_outputs(case, model, &mut computed)?,
         Model::Clip(model) => clip::outputs(case, model, &mut computed)?,
         Model::Bert(model) => bert::outputs(case, model, &mut computed)?,
-        model @ Model::LocalVit(_) => return Err(no_reference(model).into()),
+        Model::EvaVit(model) => eva_vit::outputs(case, model, &mut computed)?,
+        Model::ClipVit(model) => eva_vit::clip_outputs(case, model, &mut computed)?,
+        Model::QFormer(model) => qformer::outputs(case, opened, model, &mut computed)?,
+        Model::Blip2(model) => blip2::outputs(case, model, &mut computed)?,
+        Model::T5(model) => t5::outputs(case, model, &mut computed)?,
+        Model::Llava(model) => llava::outputs(case, model, &mut computed)?,
+        Model::Llama(_) | Model::Gpt2(_) | Model::Opt(_) => {
+            if let Some(model) = opened.model.causal() {
+                causal::outputs(case, model, &mut computed)?;
+            }
+        }
+        model @ (Model::Lit(_) | Model::LocalVit(_)) => return Err(no_reference(model).into()),
     }
     let loss = || match &opened.model {
         Model::Vit(model) => vit::loss(case, model),
         Model::Hybrid(model) => vit::hybrid_loss(case, model),
         Model::Clip(model) => clip::loss(case, model),
         Model::Bert(model) => bert::loss(case, model),
-        model @ Model::LocalVit(_) => Err(no_reference(model).into()),
+        Model::EvaVit(model) => eva_vit::loss(case, model),
+        Model::ClipVit(_) => Ok(None),
+        Model::QFormer(model) => qformer::loss(case, model),
+        Model::Blip2(model) => blip2::loss(case, model),
+        Model::T5(model) => t5::loss(case, model),
+        Model::Llava(model) => llava::loss(case, model),
+        Model::Llama(_) | Model::Gpt2(_) | Model::Opt(_) => match opened.model.causal() {
+            Some(model) => causal::loss(case, model),
+            None => Ok(None),
+        },
+        model @ (Model::Lit(_) | Model::LocalVit(_)) => Err(no_reference(model).into()),
     };
     gradients::compute(case, opened, &loss, &mut computed)?;
     Ok(computed)
@@ -94,13 +122,16 @@ fn is_inner(name: &str) -> bool {
         let pattern = r"layer\d|block\d|blocks?\.\d|stem|patch_embed|v_patch|_norm$|attn0|mlp0|transform|_layer|^[vtq]_|enc_|dec_|pre_ln|ln_pre|project_(in|out)|embed_positions|inv_freq|blocked_mask";
         Regex::new(pattern).expect("the pattern is fixed")
     });
-    name.strip_prefix("out/").is_some_and(|name| inner.is_match(name))
+    name.starts_with("tap/")
+        || name.strip_prefix("out/").is_some_and(|name| inner.is_match(name))
 }
 
 /// Absolute and relative tolerance of a result, in the units of the result.
 fn limits(name: &str) -> (f32, f32) {
     match name.split_once('/') {
-        Some(("grad", _)) => (1e-5, 1e-3),
+        Some(("grad" | "grad_lm", _)) => (1e-5, 1e-3),
+        // Ids are right or wrong.
+        Some(("gen", _)) => (0.0, 0.0),
         // A gradient near zero becomes a whole step, so single values may differ more.
         Some(("adamw", _)) => (2e-4, 0.0),
         _ if name.contains("loss") => (1e-6, 1e-5),
