@@ -8,7 +8,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ocelli_data::image::Processor;
 use ocelli_data::text::{Behaviour, BertTokenizer, ClipTokenizer, Truncate};
 use ocelli_models::language::bert::Texts;
-use ocelli_models::systems::clip::Clip;
 use ocelli_models::vision::vit::Head;
 use ocelli_models::{Family, Files, HeadCounts, Model, Opened};
 use ocelli_nn::checkpoint::hub::{self, HubOptions};
@@ -19,9 +18,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+
 /// Names in a folder that a suggestion is looked for in.
 const MOST_NAMES: usize = 1000;
-
 /// Tokens of a text in every published CLIP.
 const CLIP_CONTEXT: usize = 77;
 
@@ -69,11 +68,11 @@ impl Source {
             Family::TransformersClip | Family::OpenClip | Family::OpenAiClip => {
                 Reader::Clip(Box::new(self.files.tokenizer()?))
             }
+            _ if self.files.has_bert_tokenizer() => {
+                Reader::Bert(self.files.bert_tokenizer()?, self.files.context_length()?)
+            }
             Family::Ocelli if self.files.context_length().is_ok() => {
                 Reader::Clip(Box::new(self.files.tokenizer()?))
-            }
-            Family::Bert => {
-                Reader::Bert(self.files.bert_tokenizer()?, self.files.context_length()?)
             }
             _ => Reader::None,
         };
@@ -122,8 +121,8 @@ pub(crate) fn tokenizer(
         }
     };
     let context = source.files.context_length()?;
-    let tokenizer = match (source.files.family(), behaviour) {
-        (Family::Bert, _) => Tokenizer::Bert(source.files.bert_tokenizer()?),
+    let tokenizer = match (source.files.has_bert_tokenizer(), behaviour) {
+        (true, _) => Tokenizer::Bert(source.files.bert_tokenizer()?),
         (_, Some(behaviour)) => {
             Tokenizer::Clip(Box::new(ocelli_models::tokenizer(source.dir(), behaviour)?))
         }
@@ -139,10 +138,10 @@ fn has_vocabulary(dir: &Path) -> bool {
 }
 
 /// The path of a model that may have to be fetched first.
+pub(crate) fn resolve(global: &Global, model: &str) -> Result<PathBuf, Failure> {
     if !Path::new(model).exists() && !is_hub_id(model) {
         return Err(nowhere(model));
     }
-pub(crate) fn resolve(global: &Global, model: &str) -> Result<PathBuf, Failure> {
     let bar: RefCell<Option<(String, ProgressBar)>> = RefCell::new(None);
     let quiet = std::env::var_os("HF_HUB_DISABLE_PROGRESS_BARS").is_some_and(|v| v == "1");
     let draw = !quiet && global.has_bar(false);
@@ -164,6 +163,7 @@ pub(crate) fn resolve(global: &Global, model: &str) -> Result<PathBuf, Failure> 
     };
     Ok(hub::resolve(model, &options)?)
 }
+
 /// Whether this may be `org/name[@revision]`.
 fn is_hub_id(model: &str) -> bool {
     let id = model.split('@').next().unwrap_or_default();
@@ -198,7 +198,6 @@ fn nowhere(model: &str) -> Failure {
     ))
 }
 
-
 fn download_bar(file: &str, size: u64, draw: bool) -> ProgressBar {
     if !draw {
         return ProgressBar::hidden();
@@ -231,12 +230,14 @@ impl Session {
         ocelli_models::Error::Unsuitable { what, needs, is }.into()
     }
 
-    /// The model, if it compares pictures with texts.
-    pub(crate) fn clip(&self, what: &'static str) -> Result<&Clip, Failure> {
-        match &self.opened.model {
-            Model::Clip(clip) => Ok(clip),
-            _ => Err(self.unsuitable(what, "a CLIP")),
-        }
+    /// What cosines of pictures and texts are multiplied by, if the model compares them.
+    pub(crate) fn temperature(&self, what: &'static str) -> Result<f32, Failure> {
+        let scale = match &self.opened.model {
+            Model::Clip(clip) => clip.logit_scale(),
+            Model::Lit(lit) => lit.logit_scale(),
+            _ => return Err(self.unsuitable(what, "a CLIP or a LiT")),
+        };
+        Ok(scale.tensor().item()?.exp())
     }
 
     /// The names of the classes of a model with a head for them.
@@ -245,7 +246,7 @@ impl Session {
             Model::Vit(vit) => vit.config().head,
             Model::Hybrid(hybrid) => hybrid.vit.config().head,
             Model::LocalVit(vit) => Head::Classes(vit.config().classes),
-            Model::Clip(_) | Model::Bert(_) => Head::None,
+            _ => Head::None,
         };
         let (Head::Classes(n) | Head::AverageClasses(n)) = head else { return None };
         let name = |i: usize| self.class_names.get(&i).cloned().unwrap_or_else(|| i.to_string());
@@ -258,7 +259,7 @@ impl Session {
             Model::Vit(vit) => vit.forward(pixels)?,
             Model::Hybrid(hybrid) => hybrid.forward(pixels)?,
             Model::LocalVit(vit) => vit.forward(pixels)?,
-            Model::Clip(_) | Model::Bert(_) => {
+            _ => {
                 return Err(self.unsuitable("classification without labels", "a ViT with classes"));
             }
         })
@@ -274,7 +275,8 @@ impl Session {
             }
             Model::LocalVit(vit) => vit.pool(&vit.features(pixels)?)?,
             Model::Clip(clip) => clip.encode_image(pixels)?,
-            Model::Bert(_) => return Err(self.unsuitable("seeing", "a ViT or a CLIP")),
+            Model::Lit(lit) => lit.encode_image(pixels)?,
+            _ => return Err(self.unsuitable("seeing", "a ViT or a CLIP")),
         };
         Ok(features.l2_normalise()?)
     }
@@ -294,14 +296,19 @@ impl Session {
                 }
                 Ok(clip.encode_text(&Arc::from(ids), texts.len())?)
             }
-            (Model::Bert(bert), Reader::Bert(tokenizer, context)) => {
+            (model, Reader::Bert(tokenizer, context)) => {
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
                 let batch = tokenizer
                     .encode_batch(&texts, *context, Truncate::Cut)
                     .map_err(ocelli_data::Error::from)?;
-                Ok(bert.sentences(&Texts::from(&batch))?)
+                let batch = Texts::from(&batch);
+                Ok(match model {
+                    Model::Bert(bert) => bert.sentences(&batch)?,
+                    Model::Lit(lit) => lit.encode_text(&batch)?,
+                    _ => return Err(self.unsuitable("reading text", "a BERT or a LiT")),
+                })
             }
-            _ => Err(self.unsuitable("reading text", "a CLIP or a BERT")),
+            _ => Err(self.unsuitable("reading text", "a CLIP, a LiT or a BERT")),
         }
     }
 }

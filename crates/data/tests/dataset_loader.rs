@@ -280,6 +280,22 @@ fn evaluation_shows_what_a_model_sees_in_use() {
 }
 
 #[test]
+fn without_pictures_all_else_is_as_in_training() {
+    let data = Arc::new(Dataset::open(&[drawings("unseen", 19, &[])]).unwrap());
+    let broken = Arc::new(Dataset::open(&[drawings("unseen_broken", 19, &[3])]).unwrap());
+    let seen = run(&data, config(), None);
+    for data in [&data, &broken] {
+        let unseen = run(data, LoaderConfig { view: View::None, ..config() }, None);
+        assert_eq!(unseen.len(), seen.len());
+        for (a, b) in unseen.iter().zip(&seen) {
+            assert!(a.pixels.is_empty());
+            assert_eq!((&a.captions, &a.labels, &a.indices), (&b.captions, &b.labels, &b.indices));
+            assert_eq!(a.state_after, b.state_after);
+        }
+    }
+}
+
+#[test]
 fn settings_and_states_are_checked() {
     let data = Arc::new(Dataset::open(&[drawings("settings", 11, &[])]).unwrap());
     let error =

@@ -1,8 +1,9 @@
-//! Measurements during a run: accuracy of a classifier, zero-shot accuracy or retrieval of CLIP.
+//! Measurements during a run: accuracy of a classifier, zero-shot accuracy or retrieval of CLIP and
+//! LiT.
 
 use crate::config::{EvalConfig, EvalSet};
 use crate::learner::Learner;
-use crate::texts::TextEncoder;
+use crate::setup::Setup;
 use crate::{Error, Result};
 use ocelli_data::dataset::{
     Batch, CacheConfig, Dataset, Loader, LoaderConfig, OnBroken, Targets as Wanted, View,
@@ -11,6 +12,7 @@ use ocelli_data::text::{ClassNames, Ensemble, Language, templates};
 use ocelli_eval::{Accuracy, ZeroShot, classifier, recall_at};
 use ocelli_models::{Model, Pass};
 use ocelli_tensor::{Targets, Tensor, no_grad};
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 /// Prepared pictures that are kept from one measurement to the next, in bytes.
@@ -22,6 +24,16 @@ pub(crate) struct Evaluation {
     name: String,
     loader: Loader,
     task: Task,
+    /// What a locked vision tower saw, once it did.
+    seen: OnceCell<Vec<Seen>>,
+}
+
+/// A batch of pictures as features of a locked tower, with its targets.
+#[derive(Debug)]
+struct Seen {
+    features: Tensor,
+    labels: Vec<u32>,
+    captions: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -48,8 +60,8 @@ impl Evaluation {
         classes: &[String],
     ) -> Result<Self> {
         let task = match (&learner.model, &set.labels) {
-            (Model::Clip(_), None) => Task::Retrieval,
-            (Model::Clip(_), Some(labels)) => {
+            (Model::Clip(_) | Model::Lit(_), None) => Task::Retrieval,
+            (Model::Clip(_) | Model::Lit(_), Some(labels)) => {
                 Task::ZeroShot { labels: read_labels(labels)?, templates: expand(&set.templates) }
             }
             _ => Task::Accuracy,
@@ -62,6 +74,8 @@ impl Evaluation {
             _ => Dataset::open(&set.sources)?,
         };
         let has_captions = matches!(task, Task::Retrieval);
+        // Of what a locked tower looks at, features are kept.
+        let keeps_pictures = !matches!(learner.model, Model::Lit(_));
         let loader = Loader::new(
             Arc::new(dataset),
             LoaderConfig {
@@ -74,37 +88,29 @@ impl Evaluation {
                 on_broken: OnBroken::Error,
                 targets: Wanted { captions: has_captions, labels: !has_captions },
                 view: View::Eval(learner.processor.clone()),
-                cache: Some(CacheConfig { bytes: KEPT, ..CacheConfig::default() }),
+                cache: keeps_pictures
+                    .then_some(CacheConfig { bytes: KEPT, ..CacheConfig::default() }),
             },
         )?;
-        Ok(Self { name: set.name.clone(), loader, task })
+        Ok(Self { name: set.name.clone(), loader, task, seen: OnceCell::new() })
     }
 
     /// Names and values of the metrics, accuracies in [0, 1].
-    pub(crate) fn run(
-        &self,
-        learner: &Learner,
-        texts: Option<&TextEncoder>,
-    ) -> Result<Vec<(String, f64)>> {
-        let metrics = no_grad(|| match (&self.task, &learner.model, texts) {
-            (Task::ZeroShot { labels, templates }, Model::Clip(clip), Some(texts)) => {
+    pub(crate) fn run(&self, setup: &Setup) -> Result<Vec<(String, f64)>> {
+        let metrics = no_grad(|| match (&self.task, &setup.learner.model) {
+            (Task::ZeroShot { labels, templates }, model) => {
                 let rows = classifier(labels, templates, |prompts: &[String]| {
-                    let ids = texts.encode(prompts)?;
-                    Ok::<_, Error>(clip.encode_text(&ids.ids, prompts.len())?)
+                    setup.encode_texts(prompts)
                 })?;
                 let mut task = ZeroShot::new(rows);
-                self.each(|batch| {
-                    Ok(task.add(&clip.encode_image(&pixels_of(batch)?)?, &batch.labels)?)
-                })?;
+                self.each_image(model, |images, labels, _| Ok(task.add(images, labels)?))?;
                 Ok(vec![("top1", task.accuracy.top1()), ("top5", task.accuracy.top5())])
             }
-            (Task::Retrieval, Model::Clip(clip), Some(texts)) => {
+            (Task::Retrieval, model) => {
                 let (mut images, mut captions) = (Vec::new(), Vec::new());
-                self.each(|batch| {
-                    images.push(clip.encode_image(&pixels_of(batch)?)?.l2_normalise()?);
-                    let ids = texts.encode(&batch.captions)?;
-                    let features = clip.encode_text(&ids.ids, batch.captions.len())?;
-                    captions.push(features.l2_normalise()?);
+                self.each_image(model, |of_batch, _, texts| {
+                    images.push(of_batch.l2_normalise()?);
+                    captions.push(setup.encode_texts(texts)?.l2_normalise()?);
                     Ok(())
                 })?;
                 let all = |parts: &[Tensor]| Tensor::cat(&parts.iter().collect::<Vec<_>>(), 0);
@@ -120,10 +126,10 @@ impl Evaluation {
                     ("text_to_image_r5", t5),
                 ])
             }
-            (_, Model::Vit(_) | Model::Hybrid(_) | Model::LocalVit(_), _) => {
+            (_, Model::Vit(_) | Model::Hybrid(_) | Model::LocalVit(_)) => {
                 let (mut accuracy, mut loss) = (Accuracy::default(), 0.0);
                 self.each(|batch| {
-                    let logits = learner.logits(&pixels_of(batch)?, Pass::default())?;
+                    let logits = setup.learner.logits(&pixels_of(batch)?, Pass::default())?;
                     let targets = Targets::Classes(batch.labels[..].into(), 0.0);
                     let mean = logits.cross_entropy(&targets)?.item()?;
                     loss += f64::from(mean) * batch.labels.len() as f64;
@@ -137,6 +143,40 @@ impl Evaluation {
             _ => Ok::<_, Error>(Vec::new()),
         })?;
         Ok(metrics.into_iter().map(|(metric, v)| (format!("{}_{metric}", self.name), v)).collect())
+    }
+
+    /// Pictures in the joint space, `[batch, embed_dim]`, of any length, with labels and captions.
+    fn each_image(
+        &self,
+        model: &Model,
+        mut use_batch: impl FnMut(&Tensor, &[u32], &[String]) -> Result<()>,
+    ) -> Result<()> {
+        match model {
+            Model::Clip(clip) => self.each(|batch| {
+                let images = clip.encode_image(&pixels_of(batch)?)?;
+                use_batch(&images, &batch.labels, &batch.captions)
+            }),
+            Model::Lit(lit) => {
+                let seen = match self.seen.get() {
+                    Some(seen) => seen,
+                    None => {
+                        let mut seen = Vec::new();
+                        self.each(|batch| {
+                            let features = lit.image_features(&pixels_of(batch)?)?;
+                            let (labels, captions) = (batch.labels.clone(), batch.captions.clone());
+                            seen.push(Seen { features, labels, captions });
+                            Ok(())
+                        })?;
+                        self.seen.get_or_init(|| seen)
+                    }
+                };
+                for Seen { features, labels, captions } in seen {
+                    use_batch(&lit.project_images(features)?, labels, captions)?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn each(&self, mut use_batch: impl FnMut(&Batch) -> Result<()>) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use crate::config::{Family, ModelConfig, ResNetSizes, TextSizes, VisionSizes};
 use crate::parts::Part;
+use crate::towers::{OnTowers, on_towers};
 use crate::{Error, Result};
 use ocelli_data::image::Processor;
 use ocelli_models::language::clip_text::{ClipTextConfig, EndToken};
@@ -125,12 +126,26 @@ impl Learner {
                 }
                 Model::Clip(Box::new(Clip::new(&sizes, builder)))
             }
+            Family::Lit => {
+                let OnTowers { model, parameters, channels } = on_towers(config, builder)?;
+                return Self::prepared(config, Model::Lit(Box::new(model)), parameters, channels);
+            }
         };
         let parameters = builder.clone().finish()?;
         if let Some((path, opened)) = &start {
             take_over(&parameters, &model, &opened.parameters, &opened.model, path)?;
         }
-        let (mean, std) = channels.unwrap_or_else(|| family_channels(config.family));
+        let channels = channels.unwrap_or_else(|| family_channels(config.family));
+        Self::prepared(config, model, parameters, channels)
+    }
+
+    /// With its preprocessing, by the channels of the recipe or else these.
+    fn prepared(
+        config: &ModelConfig,
+        model: Model,
+        parameters: Parameters,
+        (mean, std): ([f32; 3], [f32; 3]),
+    ) -> Result<Self> {
         let channels = (config.mean.unwrap_or(mean), config.std.unwrap_or(std));
         let preprocessing = preprocessing(&model, channels);
         let processor = Processor::from_hf_json(&preprocessing.to_string())
@@ -178,6 +193,10 @@ impl Learner {
             Model::Clip(clip) => {
                 config["family"] = json!("clip");
                 config["clip"] = json!(clip.config());
+            }
+            Model::Lit(lit) => {
+                config["family"] = json!("lit");
+                config["lit"] = json!(lit.config());
             }
             _ => {}
         }
@@ -390,6 +409,7 @@ fn image_size(model: &Model) -> usize {
         Model::Hybrid(hybrid) => hybrid.image_size.0,
         Model::LocalVit(vit) => vit.config().image_size.0,
         Model::Clip(clip) => clip.config().vision.image_size().0,
+        Model::Lit(lit) => lit.config().vision.image_size.0,
         _ => 0,
     }
 }
@@ -453,14 +473,14 @@ fn take_over(
 fn family_channels(family: Family) -> ([f32; 3], [f32; 3]) {
     match family {
         Family::Vit | Family::Hybrid | Family::LocalVit => ([0.5; 3], [0.5; 3]),
-        Family::Clip => {
+        Family::Clip | Family::Lit => {
             let published = Processor::openai(224);
             (published.mean, published.std)
         }
     }
 }
 
-/// The original preprocessing of the family: CLIP crops the middle, ViT squeezes.
+/// The original preprocessing of the family: CLIP crops the middle, and LiT with it; ViT squeezes.
 fn preprocessing(model: &Model, (mean, std): ([f32; 3], [f32; 3])) -> Value {
     let side = image_size(model);
     let mut all = json!({
@@ -470,7 +490,7 @@ fn preprocessing(model: &Model, (mean, std): ([f32; 3], [f32; 3])) -> Value {
         "do_normalize": true, "image_mean": mean, "image_std": std,
     });
     let square = json!({ "height": side, "width": side });
-    if matches!(model, Model::Clip(_)) {
+    if matches!(model, Model::Clip(_) | Model::Lit(_)) {
         all["image_processor_type"] = json!("CLIPImageProcessor");
         (all["size"], all["resample"]) = (json!({ "shortest_edge": side }), json!(3));
         (all["do_center_crop"], all["crop_size"]) = (json!(true), square);

@@ -25,6 +25,7 @@ mod setup;
 mod step;
 mod tensorboard;
 mod texts;
+mod towers;
 
 pub use config::TrainConfig;
 pub use error::{Error, Result};

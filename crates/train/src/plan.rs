@@ -8,6 +8,7 @@ use crate::parts::{Part, PartTable, rules, with_commas};
 use crate::{Error, Result};
 use ocelli_data::dataset::{Dataset, Sampler, SourceConfig};
 use ocelli_data::text::{Behaviour, ClipTokenizer};
+use ocelli_models::Model;
 use ocelli_nn::Builder;
 use ocelli_tensor::{Tensor, no_grad};
 use std::fmt;
@@ -81,6 +82,11 @@ impl Plan {
         let passes = |part| if learns(part) { f64::from(3 + again) } else { 1.0 };
         let operations = |cost: Cost, part| cost.operations * passes(part) * global as f64;
         let side = learner.image_size();
+        // Two parts wait while one is in use; what locked towers see is not in the parts.
+        let under_way = match learner.model {
+            Model::Lit(_) => 0,
+            _ => 3 * micro * (1 + usize::from(train.reads_twice())),
+        };
         Self {
             data,
             missing: Vec::new(),
@@ -91,8 +97,7 @@ impl Plan {
             gradients: 4 * table.learning(),
             moments: 4 * moments * table.learning(),
             activations: 4 * micro * (vision + text).values,
-            // Two parts wait while one is in use.
-            pixels: 4 * 3 * side * side * micro * 3 * (1 + usize::from(train.reads_twice())),
+            pixels: 4 * 3 * side * side * under_way,
             cache: config.data.cache.map_or(0, |c| c.bytes as usize),
             operations: operations(vision, Part::Vision) + operations(text, Part::Text),
             speed: 0.0,
@@ -191,6 +196,13 @@ pub fn plan(config: &TrainConfig) -> Result<Plan> {
         missing.extend(not_found(&set.sources)?);
     }
     missing.dedup();
+    if let Some(towers) = &config.model.towers {
+        let all = [("model.towers.vision", &towers.vision), ("model.towers.text", &towers.text)];
+        if let Some((key, path)) = all.into_iter().find(|(_, path)| !path.exists()) {
+            let problem = format!("{} is not there; fetch it first", path.display());
+            return Err(Error::Unfit { key, problem });
+        }
+    }
     let mut model = config.model.clone();
     if let Some(from) = model.from.take_if(|from| !from.exists()) {
         if model.variant.is_none() && model.vision.is_none() && model.resnet.is_none() {
@@ -201,7 +213,7 @@ pub fn plan(config: &TrainConfig) -> Result<Plan> {
         missing.push(format!("model not found: {}", from.display()));
     }
     let classes = model.classes.or(dataset.as_ref().map(Dataset::class_count)).unwrap_or(0);
-    if classes == 0 && model.family != Family::Clip {
+    if classes == 0 && model.family.is_classifier() {
         missing.push("classes not known: the classifier is not counted".to_owned());
     }
     let vocab = vocabulary_size(config, &mut missing)?;

@@ -53,6 +53,14 @@ impl Progress {
         self.bar.set_position(step);
     }
 
+    /// What goes on within a step: on the bar, or in a line now and then.
+    pub(crate) fn within_step(&mut self, text: &str) {
+        self.bar.set_message(text.to_owned());
+        if self.last.is_none_or(|at| at.elapsed() >= PAUSE) {
+            self.now_and_then(text);
+        }
+    }
+
     /// A line that appears now and then.
     pub(crate) fn now_and_then(&mut self, text: &str) {
         let is_due = self.last.is_none_or(|at| at.elapsed() >= PAUSE);

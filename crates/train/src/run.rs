@@ -132,7 +132,8 @@ impl<'a> Trainer<'a> {
         let (mut images, mut since) = (0, Instant::now());
         for step in self.state.step + 1..=total_steps {
             let lr = self.schedule.at(step - 1);
-            let (outcome, taken) = outcome(&self.setup, &self.config.train, &mut feed, step)?;
+            let (train, progress) = (&self.config.train, &mut self.progress);
+            let (outcome, taken) = outcome(&self.setup, train, &mut feed, step, progress)?;
             let Taken { samples, epoch, state_after } = taken;
             self.data = state_after;
             images += samples;
@@ -200,7 +201,7 @@ impl<'a> Trainer<'a> {
     fn measure(&mut self) -> Result<Vec<(String, f64)>> {
         let mut metrics = Vec::new();
         for evaluation in &self.evaluations {
-            metrics.extend(evaluation.run(&self.setup.learner, self.setup.texts.as_ref())?);
+            metrics.extend(evaluation.run(&self.setup)?);
         }
         self.recorder.record(self.state.step, &metrics)?;
         self.recorder.plot()?;

@@ -6,12 +6,23 @@ use crate::optimiser::Rule;
 use crate::parts::rules;
 use crate::plan::{DataSize, Plan, total_steps};
 use crate::texts::{TextEncoder, VocabularyFiles, vocabulary};
+use crate::towers::{LockedPictures, LockedTexts};
 use crate::{Error, Result};
 use ocelli_data::dataset::{Dataset, Loader, LoaderConfig, Targets, View};
 use ocelli_models::Model;
 use ocelli_nn::Builder;
+use ocelli_tensor::Tensor;
 use std::path::Path;
 use std::sync::Arc;
+
+/// How texts become features.
+#[derive(Debug)]
+pub(crate) enum Reader {
+    /// As ids, by a tower that may learn.
+    Clip(Box<TextEncoder>),
+    /// By a locked tower.
+    Lit(LockedTexts),
+}
 
 /// Everything that is made from a recipe.
 #[derive(Debug)]
@@ -21,7 +32,9 @@ pub(crate) struct Setup {
     /// Outputs of a classifier.
     pub(crate) class_count: usize,
     pub(crate) learner: Learner,
-    pub(crate) texts: Option<TextEncoder>,
+    pub(crate) texts: Option<Reader>,
+    /// What a locked vision tower sees in the training pictures.
+    pub(crate) pictures: LockedPictures,
     pub(crate) vocabulary: VocabularyFiles,
     pub(crate) rules: Vec<Rule>,
     pub(crate) total_steps: u64,
@@ -63,7 +76,13 @@ impl Setup {
                     );
                     return Err(Error::Unfit { key: "model.tokenizer", problem });
                 }
-                Some(TextEncoder::new(tokenizer, sizes.context_length))
+                Some(Reader::Clip(Box::new(TextEncoder::new(tokenizer, sizes.context_length))))
+            }
+            (Model::Lit(lit), _) => {
+                let towers = config.model.towers.as_ref().expect("it was built from them");
+                let (texts, its_files) = LockedTexts::open(&towers.text, lit)?;
+                files = its_files;
+                Some(Reader::Lit(texts))
             }
             _ => None,
         };
@@ -81,18 +100,46 @@ impl Setup {
                 epochs: None,
                 on_broken: config.data.on_broken,
                 targets: Targets { captions: is_contrastive, labels: !is_contrastive },
-                view: View::Train {
-                    size: learner.image_size(),
-                    augment: config.data.augment.clone(),
-                    mean: learner.processor.mean,
-                    std: learner.processor.std,
+                view: match &learner.model {
+                    Model::Lit(_) => View::None,
+                    _ => View::Train {
+                        size: learner.image_size(),
+                        augment: config.data.augment.clone(),
+                        mean: learner.processor.mean,
+                        std: learner.processor.std,
+                    },
                 },
                 cache: config.data.cache,
             },
         )?;
         let total_steps = total_steps(config, Some(size(&loader))).unwrap_or(1);
-        let vocabulary = files;
-        Ok(Self { loader, classes, class_count, learner, texts, vocabulary, rules, total_steps })
+        Ok(Self {
+            loader,
+            classes,
+            class_count,
+            learner,
+            texts,
+            pictures: LockedPictures::new(config.data.on_broken),
+            vocabulary: files,
+            rules,
+            total_steps,
+        })
+    }
+
+    /// Texts in the joint space, `[texts, embed_dim]`, of any length.
+    pub(crate) fn encode_texts(&self, texts: &[String]) -> Result<Tensor> {
+        match (&self.learner.model, &self.texts) {
+            (Model::Clip(clip), Some(Reader::Clip(reader))) => {
+                Ok(clip.encode_text(&reader.encode(texts)?.ids, texts.len())?)
+            }
+            (Model::Lit(lit), Some(Reader::Lit(reader))) => {
+                Ok(lit.project_texts(&reader.features(lit, texts)?)?)
+            }
+            (other, _) => {
+                let problem = format!("{} reads no text", other.kind());
+                Err(Error::Unfit { key: "model.family", problem })
+            }
+        }
     }
 
     pub(crate) fn plan(&self, config: &TrainConfig) -> Plan {

@@ -4,7 +4,8 @@ use crate::config::StageConfig;
 use crate::objective::{Outcome, contrastive, mixup, supervised};
 use crate::optimiser::Rule;
 use crate::parts::Part;
-use crate::setup::Setup;
+use crate::progress::Progress;
+use crate::setup::{Reader, Setup};
 use crate::{Error, Result};
 use ocelli_data::dataset::{Batch, Batches, DataState};
 use ocelli_models::{Model, Pass};
@@ -12,6 +13,7 @@ use ocelli_nn::layers::NormStatistics;
 use ocelli_tensor::{Targets, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use std::cell::RefCell;
 
 /// exp of this is 100, the most that the cosines are multiplied by (Radford et al. 2021, §2.5).
 const LARGEST_LOGIT_SCALE: f32 = 4.605_170_2;
@@ -88,16 +90,18 @@ impl Iterator for StepParts<'_> {
     }
 }
 
-/// The loss of the next batch of `feed` and its gradients. `step` picks the random numbers of mixup.
+/// The loss of the next batch of `feed` and its gradients. `step` picks the random numbers of mixup;
+/// `progress` hears of locked towers at work.
 pub(crate) fn outcome(
     setup: &Setup,
     config: &StageConfig,
     feed: &mut Feed,
     step: u64,
+    progress: &mut Progress,
 ) -> Result<(Outcome, Taken)> {
     let mut parts = StepParts::new(&mut feed.parts, step);
     let outcome = match (&setup.learner.model, &setup.texts) {
-        (Model::Clip(clip), Some(texts)) => {
+        (Model::Clip(clip), Some(Reader::Clip(texts))) => {
             let learns = [Part::Vision, Part::Text]
                 .map(|part| setup.rules.iter().any(|r| Part::of(&r.parameter) == part));
             let pass = learns.map(|learns| {
@@ -130,6 +134,30 @@ pub(crate) fn outcome(
             let again = again.as_mut().map(|again| again as &mut dyn Iterator<Item = _>);
             let scale = clip.logit_scale().tensor();
             contrastive(&mut parts.by_ref().map(features), again, learns, &scale)?
+        }
+        (Model::Lit(lit), Some(Reader::Lit(texts))) => {
+            let (dataset, processor) = (setup.loader.dataset(), &setup.learner.processor);
+            let progress = RefCell::new(progress);
+            // Nothing if none of the pictures can be read.
+            let features = |part: Result<(u64, Batch)>| {
+                let (_, mut part) = part?;
+                let mut told = |text: &str| progress.borrow_mut().within_step(text);
+                let (places, seen) =
+                    setup.pictures.features(lit, dataset, processor, &part.indices, &mut told)?;
+                let captions = places.iter().map(|i| std::mem::take(&mut part.captions[*i]));
+                let read = texts.features(lit, &captions.collect::<Vec<_>>())?;
+                let is_empty = places.is_empty();
+                let both = || Ok([lit.project_images(&seen)?, lit.project_texts(&read)?]);
+                (!is_empty).then(both).transpose()
+            };
+            let features = |part| features(part).transpose();
+            let mut again = feed
+                .again
+                .as_mut()
+                .map(|batches| StepParts::new(batches, step).filter_map(&features));
+            let again = again.as_mut().map(|again| again as &mut dyn Iterator<Item = _>);
+            let scale = lit.logit_scale().tensor();
+            contrastive(&mut parts.by_ref().filter_map(&features), again, [true; 2], &scale)?
         }
         (Model::Vit(_) | Model::Hybrid(_) | Model::LocalVit(_), _) => {
             let pass = Pass { checkpoints_blocks: config.grad_checkpointing, ..Pass::default() };
@@ -173,8 +201,8 @@ fn pixels(part: &Batch) -> Result<Tensor> {
 
 /// Keeps the temperature within what the paper allows.
 pub(crate) fn clamp_temperature(setup: &Setup) {
-    if let Model::Clip(clip) = &setup.learner.model {
-        clip.logit_scale().update(|scale| scale[0] = scale[0].min(LARGEST_LOGIT_SCALE));
+    if let Some(scale) = setup.learner.parameters.get("logit_scale") {
+        scale.update(|scale| scale[0] = scale[0].min(LARGEST_LOGIT_SCALE));
     }
 }
 

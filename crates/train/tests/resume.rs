@@ -1,6 +1,11 @@
 //! A run that was interrupted, or killed, gives the losses and weights of one that was not.
 #![allow(clippy::unwrap_used)] // A failed test is to panic.
 
+use ocelli_data::image::{Limits, decode};
+use ocelli_data::text::Truncate;
+use ocelli_models::language::bert::Texts;
+use ocelli_models::{Files, HeadCounts, Model};
+use ocelli_tensor::Tensor;
 use ocelli_train::{RunOptions, Show, Summary, TrainConfig, run};
 use serde_json::Value;
 use std::fs;
@@ -84,6 +89,41 @@ sets = [
 ]
 "#;
 
+const LIT: &str = r#"
+[model]
+family = "lit"
+image_size = 16
+embed_dim = 8
+towers = { vision = "DATA/vision", hidden_state = 2, text = "DATA/text", projection = { mlp = 12 } }
+[data]
+sources = [{ path = "DATA/pairs.jsonl" }, { path = "DATA/broken.jsonl" }]
+on_broken = { skip = { limit = 1 } }
+[train]
+stage = "contrastive"
+steps = 11
+global_batch_size = 6
+micro_batch_size = 4
+[optim]
+name = "adamw"
+lr = 1e-2
+weight_decay = 0.1
+[schedule]
+name = "cosine"
+[freeze]
+vision = "all"
+text = "all"
+[checkpoint]
+every_steps = 4
+[log]
+every_steps = 1
+[eval]
+every_steps = 6
+sets = [
+  { name = "zero_shot", labels = "DATA/labels.txt", templates = ["{}", "a picture of {}"], sources = [{ path = "DATA/pairs.jsonl" }] },
+  { name = "pairs", sources = [{ path = "DATA/pairs.jsonl" }] },
+]
+"#;
+
 /// Thirty pictures of three colours, as a folder of classes and as captions.
 fn make_data(folder: &Path) {
     let mut lines = String::new();
@@ -110,6 +150,23 @@ fn make_data(folder: &Path) {
     }
     fs::write(folder.join("pairs.jsonl"), lines).unwrap();
     fs::write(folder.join("labels.txt"), "red\ngreen\nblue\n").unwrap();
+}
+
+/// Towers of random weights: miniatures of the golden cases, and a small vocabulary.
+fn make_towers(folder: &Path) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden");
+    for (tower, case) in [("vision", "vit/hf_backbone_pooler"), ("text", "backbones/bert_pooler")] {
+        fs::create_dir_all(folder.join(tower)).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(golden.join(case).join(file), folder.join(tower).join(file)).unwrap();
+        }
+    }
+    let words = "[PAD] [UNK] [CLS] [SEP] [MASK] red green blue a picture of number in 0 1 2 3";
+    fs::write(folder.join("text/vocab.txt"), words.replace(' ', "\n")).unwrap();
+    fs::write(folder.join("text/sentence_bert_config.json"), r#"{"max_seq_length": 5}"#).unwrap();
+    fs::write(folder.join("broken.png"), "no picture").unwrap();
+    let line = r#"{"image": "broken.png", "caption": "a picture"}"#;
+    fs::write(folder.join("broken.jsonl"), line).unwrap();
 }
 
 fn go(recipe: &str, folder: &Path, is_stopped: bool) -> Summary {
@@ -276,6 +333,51 @@ fn blocks_computed_twice_give_the_same_weights() {
         });
         assert!(weights[0] == weights[1], "the weights differ");
     }
+}
+
+#[test]
+fn lit_goes_on_where_it_stopped_and_its_export_is_what_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    make_towers(folder.path());
+    check(LIT, folder.path());
+    let run = folder.path().join("straight");
+    let table = fs::read_to_string(run.join("params.txt")).unwrap();
+    assert_eq!(table.matches("frozen").count(), 2, "{table}");
+    let last = records(&run).pop().unwrap();
+
+    let files = Files::find(&run.join("export"), None).unwrap();
+    assert_eq!((files.template(), files.context_length().unwrap()), ("{}", 5));
+    let (tokenizer, processor) = (files.bert_tokenizer().unwrap(), files.processor().unwrap());
+    let opened = files.open(HeadCounts::default()).unwrap();
+    let Model::Lit(lit) = &opened.model else { panic!("{}", opened.model.kind()) };
+    assert_eq!(lit.config().vision.image_size, (16, 16));
+    let mut found = [0.0; 3];
+    let (labels, pictures) = (["red", "green", "blue"], 10);
+    for (class, label) in labels.iter().enumerate() {
+        let prompts = labels.map(|l| format!("a picture of {l}"));
+        let prompts: Vec<&str> = labels.into_iter().chain(prompts.iter().map(|p| &**p)).collect();
+        let texts = tokenizer.encode_batch(&prompts, 5, Truncate::Cut).unwrap();
+        let texts = lit.encode_text(&Texts::from(&texts)).unwrap().l2_normalise().unwrap();
+        let texts: Vec<&[f32]> = texts.values().chunks(8).collect();
+        for i in 0..pictures {
+            let path = folder.path().join("folder").join(label).join(format!("{i}.png"));
+            let picture = decode(&fs::read(path).unwrap(), &Limits::default()).unwrap();
+            let pixels = processor.pixels(&picture).unwrap();
+            let pixels = Tensor::from_slice(&pixels, &[1, 3, 16, 16]).unwrap();
+            let image = lit.encode_image(&pixels).unwrap();
+            let score = |class: usize| {
+                let both = texts[class].iter().zip(texts[3 + class]).map(|(a, b)| a + b);
+                let both: Vec<f32> = both.collect();
+                let dot: f32 = both.iter().zip(image.values()).map(|(a, b)| a * b).sum();
+                dot / both.iter().map(|v| v * v).sum::<f32>().sqrt()
+            };
+            let best = (0..3).max_by(|a, b| score(*a).total_cmp(&score(*b))).unwrap();
+            found[class] += f64::from(u8::from(best == class));
+        }
+    }
+    let top1 = found.iter().sum::<f64>() / 30.0;
+    let measured = last["zero_shot_top1"].as_f64().unwrap();
+    assert!((measured - top1).abs() < 1e-9 && top1 > 0.5, "{measured} {top1}");
 }
 
 #[test]

@@ -158,6 +158,11 @@ fn blind() -> ocelli_models::Error {
     ocelli_models::Error::Unsuitable { what, needs, is: "a BERT".to_owned() }
 }
 
+fn locked() -> ocelli_models::Error {
+    let (what, needs) = ("timing a training step", "a model whose towers learn");
+    ocelli_models::Error::Unsuitable { what, needs, is: "a LiT".to_owned() }
+}
+
 /// What is timed.
 struct Step {
     model: Model,
@@ -186,7 +191,8 @@ impl Step {
                 let vision = &m.config().vision;
                 (vision.image_size(), vision.tokens())
             }
-            Model::Bert(_) => return Err(blind().into()),
+            Model::Lit(m) => (m.config().vision.image_size, m.config().vision.tokens()),
+            _ => return Err(blind().into()),
         };
         let n = batch * 3 * height * width;
         let values: Vec<f32> = (0..n).map(|i| ((i * 7919) % 2003) as f32 / 1001.0 - 1.0).collect();
@@ -214,7 +220,8 @@ impl Step {
                 Model::Hybrid(m) => m.forward(&self.pixels),
                 Model::LocalVit(m) => m.forward(&self.pixels),
                 Model::Clip(m) => m.encode_image(&self.pixels),
-                Model::Bert(_) => Err(blind()),
+                Model::Lit(m) => m.encode_image(&self.pixels),
+                _ => Err(blind()),
             })?;
             return Ok(());
         };
@@ -227,7 +234,8 @@ impl Step {
                 let ids: Arc<[u32]> = (0..batch * text).map(|i| (i % 400) as u32).collect();
                 m.loss(&self.pixels, &ids)?
             }
-            Model::Bert(_) => return Err(blind().into()),
+            Model::Lit(_) => return Err(locked().into()),
+            _ => return Err(blind().into()),
         };
         let mut grads = loss.backward()?;
         training.step += 1;

@@ -80,7 +80,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         (Some(names), _) => (Classifier::Head, names),
         (None, Some(labels)) => (by_texts(global, &session, &labels, &templates)?, labels),
         (None, None) => {
-            if !matches!(session.opened.model, Model::Clip(_)) {
+            if !matches!(session.opened.model, Model::Clip(_) | Model::Lit(_)) {
                 let needs = "a CLIP or a ViT with classes";
                 return Err(session.unsuitable("classification", needs));
             }
@@ -130,8 +130,7 @@ fn by_texts(
     labels: &[String],
     templates: &[String],
 ) -> Result<Classifier, Failure> {
-    let clip = session.clip("classification by labels")?;
-    let scale = clip.logit_scale().tensor().item()?.exp();
+    let scale = session.temperature("classification by labels")?;
     let prompts = (labels.len() * templates.len()) as u64;
     let mut progress = Progress::new(global, "prompts", Some(prompts), false);
     let rows = no_grad(|| {

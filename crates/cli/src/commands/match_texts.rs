@@ -52,9 +52,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let source = session::find(global, &args.model)?;
     let mut pictures = Pictures::start(&args.pictures, source.processor()?)?;
     let session = source.open(global)?;
-    let clip = session.clip("matching with texts")?;
+    let scale = session.temperature("matching with texts")?;
     interrupt::watch();
-    let scale = clip.logit_scale().tensor().item()?.exp();
     let texts = no_grad(|| Ok::<_, Failure>(session.encode_texts(&args.text)?.l2_normalise()?))?;
     let total = Inputs::count(&args.pictures.images);
     let mut progress = Progress::new(global, "pictures", total, true);

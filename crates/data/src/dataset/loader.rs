@@ -30,6 +30,9 @@ pub enum View {
     },
     /// As a model sees pictures in use; the first caption of a sample.
     Eval(Processor),
+    /// Not at all, for models that know them by their numbers: pictures are not read and `pixels` is
+    /// empty. A caption of a sample is drawn anew in each epoch.
+    None,
 }
 
 /// Decoded pictures kept in memory: `[data.cache]` of a recipe. Kept or not, a picture is the same.
@@ -161,7 +164,7 @@ impl Loader {
                 let found = format!("{:?} without a crop", processor.resize);
                 return wrong("resize", found, "one size for all pictures of a batch");
             }
-            View::Eval(_) => {}
+            View::Eval(_) | View::None => {}
         }
         let sampler = Sampler::new(&dataset, config.seed, config.shuffle)?;
         if sampler.epoch_len() == 0 || config.drop_last && sampler.epoch_len() < config.batch_size {

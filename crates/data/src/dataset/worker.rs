@@ -112,6 +112,7 @@ impl Maker {
                 let (width, height) = processor.size().expect("checked by the loader");
                 (height, width)
             }
+            View::None => (0, 0),
         }
     }
 
@@ -121,7 +122,7 @@ impl Maker {
             |what| DatasetError::NoTarget { place: self.dataset.place(place.index), what };
         let caption = if self.config.targets.captions {
             let (mut list, mut caption) = (0, 0);
-            if matches!(self.config.view, View::Train { .. }) && !captions.is_empty() {
+            if !matches!(self.config.view, View::Eval(_)) && !captions.is_empty() {
                 let mut draw = self.draw(place, Purpose::Caption);
                 list = draw.below(captions.len());
                 caption = draw.below(captions[list].len());
@@ -157,6 +158,7 @@ impl Maker {
                 let pixels = self.finished.get(place.index, |pixels| 4 * pixels.len(), make)?;
                 out.copy_from_slice(&pixels);
             }
+            View::None => {}
         }
         Ok(())
     }

@@ -57,6 +57,12 @@ impl LitConfig {
             text: BertConfig { has_pooler: false, has_language_head: false, ..text.clone() },
         })
     }
+
+    /// Values of a picture between tower and projection: class token and mean of the patches, one
+    /// after the other.
+    pub fn image_features(&self) -> usize {
+        2 * self.vision.width
+    }
 }
 
 /// A projection into the joint space.
@@ -108,8 +114,7 @@ impl Lit {
     /// A model whose parameters come from `b`; what learns is called `head.*` and `logit_scale`.
     pub fn new(config: &LitConfig, b: &Builder) -> Self {
         let (c, head) = (config, b.at("head"));
-        // Class token and mean of the patches, one after the other.
-        let vision_features = 2 * c.vision.width;
+        let vision_features = c.image_features();
         let projector = |b, width| Projector::new(b, width, c.embed_dim, c.projection);
         Self {
             vision: Vit::new(&c.vision, &b.at("vision")),
@@ -171,13 +176,29 @@ impl Lit {
         self.text_head.forward(features)
     }
 
+    /// Normalised `pixels` `[batch, 3, img_h, img_w]` to `[batch, embed_dim]`, of any length.
+    ///
+    /// # Errors
+    /// As for [`Lit::image_features`].
+    pub fn encode_image(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.project_images(&self.image_features(pixels)?)
+    }
+
+    /// Texts to `[batch, embed_dim]`, of any length.
+    ///
+    /// # Errors
+    /// As for [`Lit::text_features`].
+    pub fn encode_text(&self, texts: &Texts) -> Result<Tensor> {
+        self.project_texts(&self.text_features(texts)?)
+    }
+
     /// Pictures, texts and their cosines.
     ///
     /// # Errors
     /// As for the towers.
     pub fn compare(&self, pixels: &Tensor, texts: &Texts) -> Result<Compared> {
-        let images = self.project_images(&self.image_features(pixels)?)?.l2_normalise()?;
-        let texts = self.project_texts(&self.text_features(texts)?)?.l2_normalise()?;
+        let images = self.encode_image(pixels)?.l2_normalise()?;
+        let texts = self.encode_text(texts)?.l2_normalise()?;
         let scale = self.logit_scale.tensor().item()?.exp();
         let logits = images.detach().linear(&texts.detach(), None)?.scale(scale)?; // [images, texts]
         Ok(Compared { images, texts, logits })

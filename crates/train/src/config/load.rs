@@ -1,7 +1,8 @@
 //! Reading a recipe, changing it by overrides, and checking what types cannot.
 
-use super::{Family, OptimName, Stage, TokenizerConfig, TrainConfig};
+use super::{Family, Frozen, OptimName, Stage, TokenizerConfig, TrainConfig};
 use crate::{Error, Result};
+use ocelli_data::dataset::AugmentConfig;
 use std::path::Path;
 use toml::{Table, Value};
 
@@ -67,12 +68,13 @@ impl TrainConfig {
         let wrong = |problem: String| Err(Error::Recipe { file: file.to_owned(), problem });
         let (model, train, optim) = (&self.model, &self.train, &self.optim);
         match (model.family, train.stage) {
-            (Family::Clip, Stage::Contrastive) => {}
+            (Family::Clip | Family::Lit, Stage::Contrastive) => {}
             (family, Stage::Supervised) if family.is_classifier() => {}
             (family, stage) => {
                 return wrong(format!(
                     "train.stage {stage:?} does not train model.family {family:?}; use vit, \
-                     hybrid and local_vit with supervised, clip with contrastive"
+                     hybrid and local_vit with supervised, clip with contrastive, lit with \
+                     contrastive"
                 ));
             }
         }
@@ -124,7 +126,7 @@ impl TrainConfig {
             return wrong("checkpoint.every_steps and log.every_steps must be above 0".to_owned());
         }
         match (model.family, self.freeze.text) {
-            (Family::Clip, None) => {
+            (Family::Clip | Family::Lit, None) => {
                 return wrong(
                     "[freeze] must name text as well, such as text = \"none\"".to_owned(),
                 );
@@ -145,7 +147,7 @@ impl TrainConfig {
                 "model.neighbourhood is for family = \"local_vit\"; remove it".to_owned(),
             );
         }
-        let sizes = model.vision.is_some() || model.resnet.is_some();
+        let sizes = model.vision.is_some() || model.resnet.is_some() || model.towers.is_some();
         if model.variant.is_none() && model.from.is_none() && !sizes {
             return wrong("[model] needs a variant, a checkpoint in from, or sizes".to_owned());
         }
@@ -153,6 +155,9 @@ impl TrainConfig {
             && matches!(model.tokenizer, Some(TokenizerConfig::TrainVocabSize(_)))
         {
             return wrong("model.from brings its vocabulary; remove model.tokenizer".to_owned());
+        }
+        if let Err(problem) = self.check_lit() {
+            return wrong(problem);
         }
         if let Some(eval) = &self.eval
             && (eval.every_steps == 0 || eval.batch_size == 0)
@@ -165,6 +170,43 @@ impl TrainConfig {
             return wrong(format!(
                 "checkpoint.keep_best is {best:?}; write it as \"val_top1:max\""
             ));
+        }
+        Ok(())
+    }
+
+    /// What holds for a LiT alone, and that nothing else has its section.
+    fn check_lit(&self) -> std::result::Result<(), String> {
+        let (model, data) = (&self.model, &self.data);
+        if model.family != Family::Lit {
+            return match &model.towers {
+                Some(_) => Err("model.towers is for family = \"lit\"".to_owned()),
+                None => Ok(()),
+            };
+        }
+        let others = [
+            model.from.is_some(),
+            model.variant.is_some(),
+            model.vision.is_some(),
+            model.resnet.is_some(),
+            model.text.is_some(),
+            model.tokenizer.is_some(),
+        ];
+        if model.towers.is_none() || others.contains(&true) {
+            return Err(
+                "a lit has all it is made of in model.towers; remove model.from, variant, \
+                        vision, resnet, text and tokenizer"
+                    .to_owned(),
+            );
+        }
+        if self.freeze.vision != Frozen::All || self.freeze.text != Some(Frozen::All) {
+            return Err(
+                "a lit locks its towers; set freeze.vision and freeze.text to \"all\"".to_owned()
+            );
+        }
+        if data.augment != AugmentConfig::default() || data.cache.is_some() {
+            return Err("a lit looks at each picture once, as it is; remove data.augment and \
+                        data.cache"
+                .to_owned());
         }
         Ok(())
     }
@@ -233,7 +275,7 @@ fn with_hint(message: &str) -> String {
 #[allow(clippy::unwrap_used)] // A failed test is to panic.
 mod tests {
     use super::*;
-    use crate::config::{Frozen, ScheduleName};
+    use crate::config::ScheduleName;
 
     const RECIPE: &str = r#"
         [model]
@@ -254,6 +296,45 @@ mod tests {
         [freeze]
         vision = "none"
     "#;
+
+    const LIT: &str = r#"
+        [model]
+        family = "lit"
+        embed_dim = 8
+        towers = { vision = "dinov2", hidden_state = 9, text = "minilm", projection = { mlp = 16 } }
+        [[data.sources]]
+        path = "data/drawings/train-{0000..0004}.tar"
+        [train]
+        stage = "contrastive"
+        epochs = 1
+        global_batch_size = 32
+        [optim]
+        name = "adamw"
+        lr = 1e-3
+        [schedule]
+        name = "cosine"
+        [freeze]
+        vision = "all"
+        text = "all"
+    "#;
+
+    #[test]
+    fn a_lit_locks_its_towers_and_leaves_pictures_alone() {
+        let parse = |change: &str| TrainConfig::parse(LIT, "lit.toml", &[change.to_owned()]);
+        parse("model.towers.projection=linear").unwrap();
+        for (change, expected) in [
+            ("freeze.vision=none", "lit locks its towers"),
+            ("freeze.text=none", "lit locks its towers"),
+            ("data.augment.flip=0.5", "remove data.augment"),
+            ("data.cache={side=80}", "remove data.augment and data.cache"),
+            ("model.from=runs/x", "all it is made of in model.towers"),
+            ("model.family=clip", "model.towers is for family = \"lit\""),
+            ("train.stage=supervised", "lit with contrastive"),
+        ] {
+            let message = parse(change).unwrap_err().to_string();
+            assert!(message.contains(expected), "{change}: {message}");
+        }
+    }
 
     fn parse(overrides: &[&str]) -> Result<TrainConfig> {
         let overrides: Vec<String> = overrides.iter().map(|&o| o.to_owned()).collect();

@@ -5,6 +5,7 @@
 mod load;
 
 use ocelli_data::dataset::{AugmentConfig, CacheConfig, OnBroken, SourceConfig};
+use ocelli_models::systems::lit::Projection;
 use ocelli_models::vision::local_vit::Neighbourhood;
 use ocelli_models::vision::resnet_v2::ResNetV2Config;
 use serde::{Deserialize, Serialize};
@@ -64,9 +65,12 @@ pub struct ModelConfig {
     /// Classes of a classifier; those of the training data when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
-    /// Width of the joint space of CLIP.
+    /// Width of the joint space of CLIP and LiT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embed_dim: Option<usize>,
+    /// The locked towers of LiT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub towers: Option<TowersConfig>,
     /// Sizes of the vision tower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vision: Option<VisionSizes>,
@@ -99,6 +103,22 @@ pub enum Family {
     LocalVit,
     /// Pictures and texts in one space.
     Clip,
+    /// The same on towers that stay as they are.
+    Lit,
+}
+
+/// The locked towers of LiT, and what is learned on them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TowersConfig {
+    /// The folder of a DINOv2, or of another ViT with a class token.
+    pub vision: PathBuf,
+    /// Blocks of it that pictures go through; its features are the tokens behind the last of them.
+    pub hidden_state: usize,
+    /// The folder of a BERT that makes sentences into vectors.
+    pub text: PathBuf,
+    /// `"linear"`, or `{ mlp = 1024 }` with a hidden width.
+    pub projection: Projection,
 }
 
 impl Family {
@@ -446,7 +466,7 @@ fn eval_batch_size() -> usize {
     100
 }
 
-/// Data to measure on. A classifier is measured by accuracy, CLIP by zero-shot accuracy over `labels`
+/// Data to measure on. A classifier is measured by accuracy, CLIP and LiT by zero-shot accuracy over `labels`
 /// or, without them, by retrieval.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

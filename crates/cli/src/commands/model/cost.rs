@@ -3,15 +3,16 @@
 
 use ocelli_models::Model;
 use ocelli_models::systems::clip::Vision;
+use ocelli_models::systems::lit::{Lit, Projection};
 use ocelli_models::vision::clip_vit::ClipVitConfig;
 use ocelli_models::vision::resnet_v2::HybridVit;
 use ocelli_models::vision::vit::VitConfig;
 use ocelli_nn::Parameters;
 
-/// What one input costs.
 /// What training keeps of a block or a convolution, in multiples of what passes through it.
 const KEPT: u64 = 2;
 
+/// What one input costs.
 pub(crate) struct Cost {
     /// Positions that attention sees.
     pub(crate) tokens: usize,
@@ -38,8 +39,13 @@ fn block_values(tokens: usize, width: usize, mlp_dim: usize) -> u64 {
 /// not see.
 pub(crate) fn picture(model: &Model, parameters: &Parameters) -> Option<(Cost, (usize, usize))> {
     Some(match model {
-        Model::Bert(_) => return None,
         Model::Vit(vit) => (of_vit(vit.config()), vit.config().image_size),
+        Model::Lit(lit) => {
+            let c = lit.config();
+            let mut cost = of_vit(&c.vision);
+            cost.flops += projection(lit, c.image_features());
+            (cost, c.vision.image_size)
+        }
         Model::Hybrid(hybrid) => of_hybrid(hybrid, parameters),
         Model::LocalVit(vit) => {
             let c = vit.config();
@@ -55,7 +61,17 @@ pub(crate) fn picture(model: &Model, parameters: &Parameters) -> Option<(Cost, (
             };
             (cost, size)
         }
+        _ => return None,
     })
+}
+
+/// What is learned on a tower of LiT with this many features, in operations.
+fn projection(lit: &Lit, features: usize) -> u64 {
+    let embed_dim = lit.config().embed_dim;
+    2 * match lit.config().projection {
+        Projection::Linear => features * embed_dim,
+        Projection::Mlp(hidden) => hidden * (features + embed_dim),
+    } as u64
 }
 
 pub(super) fn of_vit(c: &VitConfig) -> Cost {
@@ -79,15 +95,19 @@ pub(crate) fn text(model: &Model) -> Option<Cost> {
         Model::Clip(clip) => {
             let c = &clip.config().text;
             let projection = c.width * clip.config().embed_dim;
-            (c.context_length, c.width, c.mlp_dim, c.depth, projection)
+            (c.context_length, c.width, c.mlp_dim, c.depth, 2 * projection as u64)
+        }
+        Model::Lit(lit) => {
+            let c = &lit.config().text;
+            (c.context_length, c.width, c.mlp_dim, c.depth, projection(lit, c.width))
         }
         Model::Bert(bert) => {
             let c = bert.config();
             (c.context_length, c.width, c.mlp_dim, c.depth, 0)
         }
-        Model::Vit(_) | Model::Hybrid(_) | Model::LocalVit(_) => return None,
+        _ => return None,
     };
-    let flops = blocks(tokens, width, mlp_dim, depth) + 2 * projection as u64;
+    let flops = blocks(tokens, width, mlp_dim, depth) + projection;
     let values = block_values(tokens, width, mlp_dim);
     Some(Cost { tokens, flops, values, kept: KEPT * depth as u64 * values })
 }

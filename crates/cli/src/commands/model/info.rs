@@ -94,8 +94,13 @@ fn described(model: &Model, parameters: &Parameters) -> Result<String, Failure> 
         lines.push(("text", format!("up to {} tokens, {}", cost.tokens, gflop(cost.flops))));
         memory += &format!(", {} a text", bytes(4 * cost.values));
     }
-    if let Model::Clip(clip) = model {
-        lines.push(("joint space", format!("{} numbers", clip.config().embed_dim)));
+    let joint = match model {
+        Model::Clip(clip) => Some(clip.config().embed_dim),
+        Model::Lit(lit) => Some(lit.config().embed_dim),
+        _ => None,
+    };
+    if let Some(joint) = joint {
+        lines.push(("joint space", format!("{joint} numbers")));
     }
     lines.push(("memory", memory));
     let mut text = columns_of(&lines);
