@@ -141,6 +141,14 @@ pub enum TextError {
         /// The part.
         found: String,
     },
+    /// Symbols of a vocabulary end words with a mark, as those of CLIP.
+    #[error("{file}: {mark:?} ends words, as in CLIP's vocabularies; read it as that of a CLIP")]
+    EndsWords {
+        /// The file.
+        file: String,
+        /// The mark.
+        mark: String,
+    },
     /// A list of a vocabulary has another length than its tokens.
     #[error("{list} has {found} entries, expected {expected}, one for each token; fetch it again")]
     ListLength {

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::added_tokens::AddedToken;
+use super::bpe::END_OF_WORD;
 use super::changes::Change;
 use super::charsmap::Charsmap;
 use super::clip_files::split_merge;
@@ -158,6 +159,9 @@ fn follow_llama(parts: &mut Parts, prefix: Prefix) {
 /// A byte-level vocabulary and its merges.
 fn of_vocab(vocab: &[u8], merges: &[u8], config: &Config, file: &str) -> Result<Parts> {
     let ids: HashMap<String, u32> = parse_json(vocab, file)?;
+    if ids.contains_key(&format!("!{END_OF_WORD}")) {
+        return Err(TextError::EndsWords { file: file.to_owned(), mark: END_OF_WORD.to_owned() });
+    }
     let lines = (1..).zip(utf8(merges, file)?.lines());
     let lines =
         lines.filter(|(n, line)| !(line.is_empty() || *n == 1 && line.starts_with("#version")));

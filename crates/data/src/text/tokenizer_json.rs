@@ -183,6 +183,9 @@ impl TokenizerJson {
 
     /// The tokenizer's parts; roles of tokens are not in this file.
     pub(super) fn into_parts(self, file: &str) -> Result<Parts> {
+        if let Some(mark) = self.model.end_of_word_suffix.clone().filter(|mark| !mark.is_empty()) {
+            return Err(TextError::EndsWords { file: file.to_owned(), mark });
+        }
         let reader = Reader { file };
         let mut changes = Vec::new();
         reader.changes(self.normalizer, &mut changes, MAX_DEPTH)?;
@@ -379,10 +382,8 @@ impl Reader<'_> {
 
     /// The vocabulary, and the id of what it does not cover.
     fn pieces(&self, model: Model, is_byte_level: bool) -> Result<(Pieces, Option<u32>)> {
-        for affix in [model.continuing_subword_prefix, model.end_of_word_suffix] {
-            if let Some(affix) = affix.filter(|affix| !affix.is_empty()) {
-                return Err(self.unsupported("mark of word parts", &affix.into()));
-            }
+        if let Some(mark) = model.continuing_subword_prefix.filter(|mark| !mark.is_empty()) {
+            return Err(self.unsupported("mark of word parts", &mark.into()));
         }
         match model.vocab {
             Vocab::Scores(scored) => {

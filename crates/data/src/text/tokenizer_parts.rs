@@ -1,6 +1,7 @@
 //! Tokenizers from their parts: `SentencePiece` models, and the vocabularies that GGUF files hold.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use super::added_tokens::AddedToken;
 use super::changes::Change;
@@ -8,6 +9,7 @@ use super::charsmap::Charsmap;
 use super::clip_files::split_merge;
 use super::cuts::{self, SPACE_MARK};
 use super::error::{Result, TextError};
+use super::files::read_file;
 use super::merges::PairMerges;
 use super::pieces::{Algorithm, Pieces, byte_ids};
 use super::sentencepiece::{self, Piece, PieceKind, SentencePieceModel};
@@ -115,6 +117,15 @@ impl Tokenizer {
             front: named.start.filter(|_| parts.adds_start).into_iter().collect(),
             back: named.end.filter(|_| parts.adds_end).into_iter().collect(),
         }))
+    }
+
+    /// Opens a model as [`from_sentencepiece`](Self::from_sentencepiece) reads it.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::Io`] if the file cannot be read, and those of a broken model.
+    pub fn open_sentencepiece(path: &Path) -> Result<Self> {
+        Self::from_sentencepiece(&read_file(path)?, &path.display().to_string())
     }
 
     /// A `SentencePiece` model by the rules of `SentencePiece` itself: special tokens are not
