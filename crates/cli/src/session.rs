@@ -6,7 +6,7 @@ use crate::shapes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use ocelli_data::image::Processor;
-use ocelli_data::text::{Behaviour, BertTokenizer, ClipTokenizer, Truncate};
+use ocelli_data::text::{self, Behaviour, BertTokenizer, ClipTokenizer, TextError, Truncate};
 use ocelli_models::language::bert::Texts;
 use ocelli_models::vision::vit::Head;
 use ocelli_models::{Family, Files, HeadCounts, Model, Opened};
@@ -55,6 +55,16 @@ impl Source {
         self.files.template()
     }
 
+    /// The tokenizer of a language model. Needs no weights.
+    pub(crate) fn language_tokenizer(&self) -> Result<text::Tokenizer, Failure> {
+        Ok(text::Tokenizer::from_dir(self.dir()).map_err(ocelli_data::Error::from)?)
+    }
+
+    /// Tokens that end what it writes, as its files say.
+    pub(crate) fn end_tokens(&self) -> Result<Vec<u32>, Failure> {
+        Ok(self.files.end_tokens()?)
+    }
+
     /// The folder of its files.
     pub(crate) fn dir(&self) -> &Path {
         if self.path.is_dir() { &self.path } else { self.path.parent().unwrap_or(Path::new(".")) }
@@ -99,36 +109,78 @@ pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure>
 
 /// Turns texts into ids.
 pub(crate) enum Tokenizer {
-    Clip(Box<ClipTokenizer>),
-    Bert(BertTokenizer),
+    /// With the most tokens of a text.
+    Clip(Box<ClipTokenizer>, usize),
+    /// With the most tokens of a text.
+    Bert(BertTokenizer, usize),
+    /// Of a language model, whose texts are never cut.
+    Language(Box<text::Tokenizer>),
 }
 
-/// The tokenizer of a model and the tokens of its texts, by the rules of its family unless told
-/// otherwise. Needs no weights; a folder with a vocabulary alone is read by CLIP's original rules.
+/// The tokenizer of a model, by the rules of its family unless told otherwise. Needs no weights; a
+/// folder with a vocabulary alone is read by what its files say, or by CLIP's original rules.
 pub(crate) fn tokenizer(
     global: &Global,
     args: &ModelArgs,
     behaviour: Option<Behaviour>,
-) -> Result<(Tokenizer, usize), Failure> {
+) -> Result<Tokenizer, Failure> {
     let source = match find(global, args) {
         Ok(source) => source,
         Err(failure) => {
-            let dir = args.model.as_deref().map(Path::new).filter(|dir| has_vocabulary(dir));
+            let dir = args.model.as_deref().map(Path::new).filter(|dir| dir.is_dir());
             let Some(dir) = dir else { return Err(failure) };
+            if behaviour.is_none()
+                && let Some(tokenizer) = language_tokenizer(dir)?
+            {
+                return Ok(tokenizer);
+            }
+            if !has_vocabulary(dir) {
+                return Err(failure);
+            }
             let behaviour = behaviour.unwrap_or(Behaviour::OpenAi);
             let tokenizer = ocelli_models::tokenizer(dir, behaviour)?;
-            return Ok((Tokenizer::Clip(Box::new(tokenizer)), CLIP_CONTEXT));
+            return Ok(Tokenizer::Clip(Box::new(tokenizer), CLIP_CONTEXT));
         }
     };
-    let context = source.files.context_length()?;
-    let tokenizer = match (source.files.has_bert_tokenizer(), behaviour) {
-        (true, _) => Tokenizer::Bert(source.files.bert_tokenizer()?),
-        (_, Some(behaviour)) => {
-            Tokenizer::Clip(Box::new(ocelli_models::tokenizer(source.dir(), behaviour)?))
-        }
-        (_, None) => Tokenizer::Clip(Box::new(source.files.tokenizer()?)),
+    if source.files.has_bert_tokenizer() {
+        return Ok(Tokenizer::Bert(source.files.bert_tokenizer()?, source.files.context_length()?));
+    }
+    let is_clip = matches!(
+        source.files.family(),
+        Family::TransformersClip | Family::OpenClip | Family::OpenAiClip | Family::Ocelli
+    );
+    if !is_clip
+        && behaviour.is_none()
+        && let Some(tokenizer) = language_tokenizer(source.dir())?
+    {
+        return Ok(tokenizer);
+    }
+    let tokenizer = match behaviour {
+        Some(behaviour) => ocelli_models::tokenizer(source.dir(), behaviour)?,
+        None => source.files.tokenizer()?,
     };
-    Ok((tokenizer, context))
+    Ok(Tokenizer::Clip(Box::new(tokenizer), source.files.context_length()?))
+}
+
+/// The tokenizer of a folder, unless it has none or one of CLIP's kind.
+fn language_tokenizer(dir: &Path) -> Result<Option<Tokenizer>, Failure> {
+    match text::Tokenizer::from_dir(dir) {
+        Ok(tokenizer) => Ok(Some(Tokenizer::Language(Box::new(tokenizer)))),
+        Err(TextError::NoTokenizer { .. } | TextError::EndsWords { .. }) => Ok(None),
+        Err(error) => Err(ocelli_data::Error::from(error).into()),
+    }
+}
+
+/// The `SentencePiece` model of a folder by its own rules.
+pub(crate) fn sentencepiece(args: &ModelArgs) -> Result<Tokenizer, Failure> {
+    let dir = args.model.as_deref().map_or(Path::new("."), Path::new);
+    let path = ["tokenizer.model", "spiece.model"].map(|name| dir.join(name));
+    let Some(path) = path.iter().find(|path| path.is_file()) else {
+        let what = format!("{} has no tokenizer.model or spiece.model", dir.display());
+        return Err(Failure::input(what));
+    };
+    let tokenizer = text::Tokenizer::open_sentencepiece(path).map_err(ocelli_data::Error::from)?;
+    Ok(Tokenizer::Language(Box::new(tokenizer)))
 }
 
 fn has_vocabulary(dir: &Path) -> bool {

@@ -13,7 +13,7 @@ use std::io::{BufRead, BufReader, stdin};
 /// Turn texts into the ids that a model sees
 ///
 /// Reads a JSON object {"text": ...} a line and writes {"ids": [...]} a line: start, words and end,
-/// cut to the model's context. Padding is left out. Blank lines may only follow the last text. Needs the tokenizer's files, not the weights.
+/// cut to the model's context unless it is a language model's. Padding is left out. Blank lines may only follow the last text. Needs the tokenizer's files, not the weights.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -38,16 +38,8 @@ enum Rules {
     OpenClip,
     #[value(name = "huggingface")]
     HuggingFace,
-}
-
-impl From<Rules> for Behaviour {
-    fn from(rules: Rules) -> Self {
-        match rules {
-            Rules::OpenAi => Self::OpenAi,
-            Rules::OpenClip => Self::OpenClip,
-            Rules::HuggingFace => Self::HuggingFace,
-        }
-    }
+    #[value(name = "sentencepiece")]
+    SentencePiece,
 }
 
 #[derive(Serialize)]
@@ -56,8 +48,14 @@ struct Answer<'a> {
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
-    let (tokenizer, context) =
-        session::tokenizer(global, &args.model, args.behaviour.map(Behaviour::from))?;
+    let behaves = |behaviour| session::tokenizer(global, &args.model, behaviour);
+    let tokenizer = match args.behaviour {
+        None => behaves(None)?,
+        Some(Rules::OpenAi) => behaves(Some(Behaviour::OpenAi))?,
+        Some(Rules::OpenClip) => behaves(Some(Behaviour::OpenClip))?,
+        Some(Rules::HuggingFace) => behaves(Some(Behaviour::HuggingFace))?,
+        Some(Rules::SentencePiece) => session::sentencepiece(&args.model)?,
+    };
     let mut input = BufReader::new(stdin());
     let mut out = Output::new();
     let mut line = String::new();
@@ -79,7 +77,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             return Err(wrong(number, "blank".to_owned()));
         } else {
             let text = text(&line).map_err(|reason| wrong(number, reason))?;
-            let ids = ids(&tokenizer, &text, context, args.raw)?;
+            let ids = ids(&tokenizer, &text, args.raw)?;
             out.json(&Answer { ids: &ids })?;
         }
         // Whoever waits for an answer before the next line gets it.
@@ -107,16 +105,19 @@ fn text(line: &str) -> Result<String, String> {
     }
 }
 
-fn ids(tokenizer: &Tokenizer, text: &str, context: usize, raw: bool) -> Result<Vec<u32>, Failure> {
+fn ids(tokenizer: &Tokenizer, text: &str, raw: bool) -> Result<Vec<u32>, Failure> {
     let ids = match (tokenizer, raw) {
-        (Tokenizer::Clip(tokenizer), true) => return Ok(tokenizer.encode_raw(text)),
-        (Tokenizer::Bert(tokenizer), true) => return Ok(tokenizer.encode_raw(text)),
-        (Tokenizer::Clip(tokenizer), false) => {
+        (Tokenizer::Clip(tokenizer, _), true) => return Ok(tokenizer.encode_raw(text)),
+        (Tokenizer::Bert(tokenizer, _), true) => return Ok(tokenizer.encode_raw(text)),
+        (Tokenizer::Language(tokenizer), raw) => return Ok(tokenizer.encode(text, !raw)),
+        (Tokenizer::Clip(tokenizer, context), false) => {
             // Fewer tokens than the context, so that nothing is padded.
-            let tokens = (tokenizer.encode_raw(text).len() + 2).min(context);
+            let tokens = (tokenizer.encode_raw(text).len() + 2).min(*context);
             tokenizer.encode(text, tokens, Truncate::Cut)
         }
-        (Tokenizer::Bert(tokenizer), false) => tokenizer.encode(text, context, Truncate::Cut),
+        (Tokenizer::Bert(tokenizer, context), false) => {
+            tokenizer.encode(text, *context, Truncate::Cut)
+        }
     };
     Ok(ids.map_err(ocelli_data::Error::from)?)
 }
