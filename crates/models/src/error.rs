@@ -61,6 +61,32 @@ pub enum Error {
         /// How many of the prompt's tokens come from pictures.
         image_tokens: usize,
     },
+    /// A text has other places for a picture than the picture has tokens.
+    #[error(
+        "the text has {found} places for a picture of {expected} tokens; give {expected} image ids \
+         for each picture"
+    )]
+    ImagePlaces {
+        /// Image ids in the text.
+        found: usize,
+        /// Tokens that a picture is shown as.
+        expected: usize,
+    },
+    /// A text has more or fewer places for pictures than there are pictures.
+    #[error("the text has {places} places for pictures, but {images} pictures were given; give one \
+             picture for each place")]
+    ImageCount {
+        /// Places in the text.
+        places: usize,
+        /// Pictures.
+        images: usize,
+    },
+    /// There is nothing to go on from.
+    #[error("prompt {index} has no tokens; give at least one word")]
+    EmptyPrompt {
+        /// Which of the prompts, from 0.
+        index: usize,
+    },
     /// The model cannot do what was asked of it.
     #[error("{what} needs {needs}; this model is {is}")]
     Unsuitable {

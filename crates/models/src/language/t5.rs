@@ -350,14 +350,19 @@ impl T5 {
     }
 
     /// The decoder's tokens behind its last norm, `[batch, tokens, width]`, from embeddings of what is
-    /// written, which begins with [`T5Config::start_id`].
+    /// written, which begins with [`T5Config::start_id`]; `own` is `[batch, tokens]`, 0 for padding.
     ///
     /// # Errors
     /// If shapes do not fit.
-    pub fn decode(&self, embeddings: &Tensor, memory: &Memory) -> Result<Tensor> {
+    pub fn decode(
+        &self,
+        embeddings: &Tensor,
+        own: Option<Arc<[u8]>>,
+        memory: &Memory,
+    ) -> Result<Tensor> {
         let keys = memory.mask.clone();
         let mask = AttentionMask { keys, scale: Some(1.0), ..AttentionMask::default() };
-        self.decoder.forward(embeddings, None, Some((&memory.tokens, &mask)))
+        self.decoder.forward(embeddings, own, Some((&memory.tokens, &mask)))
     }
 
     /// Logits of the token behind each one, `[.., vocab]`, from [`T5::decode`].
@@ -380,9 +385,16 @@ impl T5 {
     /// read     start a     cat   </s>
     /// ```
     ///
+    /// `own` `[batch, tokens]` hides those that it holds 0 for from the places behind them.
+    ///
     /// # Errors
     /// If a label is not in the vocabulary, or shapes do not fit.
-    pub fn label_logits(&self, memory: &Memory, labels: &[u32]) -> Result<Tensor> {
+    pub fn label_logits(
+        &self,
+        memory: &Memory,
+        labels: &[u32],
+        own: Option<Arc<[u8]>>,
+    ) -> Result<Tensor> {
         let batch = memory.tokens.shape()[0].max(1);
         let tokens = labels.len() / batch;
         let (start, pad) = (self.config.start_id, self.config.pad_id);
@@ -391,7 +403,7 @@ impl T5 {
             [start].into_iter().chain(row[..row.len() - 1].iter().map(real)).collect::<Vec<_>>()
         });
         let read = self.embed(&read.collect(), &[batch, tokens])?; // [batch, tokens, width]
-        self.logits(&self.decode(&read, memory)?)
+        self.logits(&self.decode(&read, own, memory)?)
     }
 
     /// The mean cross-entropy of labels `[batch, tokens]`; [`Targets::IGNORED`] takes no part.
@@ -399,7 +411,7 @@ impl T5 {
     /// # Errors
     /// As for [`T5::label_logits`].
     pub fn loss(&self, memory: &Memory, labels: &[u32]) -> Result<Tensor> {
-        let logits = self.label_logits(memory, labels)?;
+        let logits = self.label_logits(memory, labels, None)?;
         Ok(logits.cross_entropy(&Targets::Classes(labels.into(), 0.0))?)
     }
 
@@ -570,7 +582,7 @@ mod tests {
             let second = Rows { embeddings: embed(&[10, 11], 2), lens: vec![1, 1] };
             let stepped = model.advance(&second, &mut cache).unwrap();
             let all = embed(&[0, 7, 8, 10, 0, 9, 11, 0], 2);
-            let whole = model.logits(&model.decode(&all, &memory).unwrap()).unwrap();
+            let whole = model.logits(&model.decode(&all, None, &memory).unwrap()).unwrap();
             let whole = whole.select_tokens(&[3, 2]).unwrap();
             for (a, b) in stepped.values().iter().zip(whole.values()) {
                 assert!((a - b).abs() < 1e-5 * (1.0 + b.abs()), "{a} {b}");

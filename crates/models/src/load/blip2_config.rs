@@ -1,9 +1,11 @@
 //! Configurations of BLIP-2, InstructBLIP and their parts.
 
 use super::fields::Fields;
-use super::{Family, Model};
+use super::{Family, Model, causal_config, t5_config};
 use crate::connector::qformer::{self, QFormer, QFormerConfig, QFormerTextConfig};
-use crate::systems::blip2::{self, Blip2, Blip2Config, MatchingConfig, TowerConfig};
+use crate::systems::blip2::{
+    self, Blip2, Blip2Config, LanguageConfig, MatchingConfig, TowerConfig, WritingConfig,
+};
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
 use crate::vision::eva_vit::{self, EvaVit, EvaVitConfig};
 use crate::vision::position::PositionRule;
@@ -64,30 +66,17 @@ pub(super) fn open(
         _ => {
             let (sizes, names) = if family == Family::LavisBlip2 {
                 let sizes = sizes.blip2(config)?;
-                let names = blip2::lavis_names(&sizes.vision);
+                let names = blip2::lavis_names(&sizes);
                 (sizes, names)
             } else {
-                let is_instruct = family == Family::InstructBlip;
-                (transformers(config, weights, file)?, blip2::transformers_names(is_instruct))
+                let sizes = transformers(config, weights, file)?;
+                let names = blip2::transformers_names(&sizes, family == Family::InstructBlip);
+                (sizes, names)
             };
             let b = builder(&names);
             let model = Blip2::new(&sizes, &b);
             Ok((Model::Blip2(Box::new(model)), b.finish()?, names))
         }
-    }
-}
-
-fn activation(f: &Fields, field: &str) -> Result<Activation> {
-    match f.text(field).unwrap_or("gelu") {
-        "gelu" => Ok(Activation::Gelu),
-        "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
-        "quick_gelu" => Ok(Activation::QuickGelu),
-        "relu" => Ok(Activation::Relu),
-        "silu" => Ok(Activation::Silu),
-        other => Err(f.error(
-            field,
-            format!("expected gelu, gelu_new, quick_gelu, relu or silu, got `{other}`"),
-        )),
     }
 }
 
@@ -108,7 +97,7 @@ pub(super) fn transformers(
         depth: f.blocks("num_hidden_layers", Some(39))?,
         heads: f.heads("num_attention_heads", width, Some(16))?,
         mlp_dim: f.size("intermediate_size", Some(6144))?,
-        activation: activation(&f, "hidden_act")?,
+        activation: f.activation("hidden_act", "gelu")?,
         norm_eps: f.number("layer_norm_eps", 1e-6)? as f32,
     };
     let norm_eps = eva.norm_eps;
@@ -129,7 +118,7 @@ pub(super) fn transformers(
         depth: f.blocks("num_hidden_layers", Some(12))?,
         heads: f.heads("num_attention_heads", q_width, Some(12))?,
         mlp_dim: f.size("intermediate_size", Some(3072))?,
-        activation: activation(&f, "hidden_act")?,
+        activation: f.activation("hidden_act", "gelu")?,
         norm_eps: f.number("layer_norm_eps", 1e-12)? as f32,
         memory_width: width,
         cross_every: f.size("cross_attention_frequency", Some(2))?,
@@ -140,7 +129,45 @@ pub(super) fn transformers(
         has_temperature: false,
     };
     let matching = has("itm_head.weight").then_some(matching);
-    Ok(Blip2Config { vision: TowerConfig::Eva(eva), norm_eps, qformer, matching })
+    let writing = if has("language_projection.weight") {
+        Some(writing(&root, has("language_model.lm_head.weight"))?)
+    } else {
+        None
+    };
+    Ok(Blip2Config { vision: TowerConfig::Eva(eva), norm_eps, qformer, matching, writing })
+}
+
+/// The language model of `text_config`, and the ids that it is spoken to with.
+fn writing(root: &Fields, has_head: bool) -> Result<WritingConfig> {
+    let f = root.section("text_config");
+    let is_causal = root.flag("use_decoder_only_language_model", true)?;
+    let usual = if is_causal { "opt" } else { "t5" };
+    let (language, vocab, [bos, eos, pad]) = match f.text("model_type").unwrap_or(usual) {
+        "opt" => {
+            let c = causal_config::opt(&f)?;
+            (LanguageConfig::Opt(c.clone()), c.vocab, [2, 2, 1])
+        }
+        "llama" => {
+            let c = causal_config::llama(&f)?;
+            (LanguageConfig::Llama(c.clone()), c.vocab, [1, 2, 0])
+        }
+        "t5" => {
+            let c = t5_config::transformers(&f, has_head)?;
+            (LanguageConfig::T5(c.clone()), c.vocab, [1, 1, 0])
+        }
+        other => {
+            let reason = format!("expected opt, llama or t5, got `{other}`");
+            return Err(f.error("model_type", reason));
+        }
+    };
+    Ok(WritingConfig {
+        language,
+        // Old files have no such id; any that no text has will do.
+        image_id: root.id("image_token_index", vocab as u32)?,
+        bos_id: f.id("bos_token_id", bos)?,
+        eos_ids: vec![f.id("eos_token_id", eos)?],
+        pad_id: f.id("pad_token_id", pad)?,
+    })
 }
 
 /// Sizes that are read from tensors, as LAVIS writes no configuration beside them.
@@ -157,12 +184,12 @@ impl<'a> Sizes<'a> {
         Self { weights, file }
     }
 
-    fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         self.weights.info(name).is_some()
     }
 
     /// The lengths of the last `N` axes of a tensor.
-    fn axes<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
+    pub(super) fn axes<const N: usize>(&self, name: &str) -> Result<[usize; N]> {
         let error = |reason: String| {
             let (file, field) = (self.file.to_owned(), name.to_owned());
             Error::Config { file, field, reason }
@@ -175,19 +202,24 @@ impl<'a> Sizes<'a> {
             .ok_or_else(|| error(format!("expected a tensor of {N} axes, found {shape:?}")))
     }
 
-    fn count(&self, before: &str, after: &str) -> usize {
+    pub(super) fn count(&self, before: &str, after: &str) -> usize {
         let found = |i: &usize| self.has(&format!("{before}{i}{after}"));
         (0..MOST_BLOCKS).take_while(found).count()
     }
 
     /// Side of a picture of so many tokens, the class token among them.
-    fn image_size(tokens: usize, patch_size: usize) -> (usize, usize) {
+    pub(super) fn image_size(tokens: usize, patch_size: usize) -> (usize, usize) {
         let side = (tokens.saturating_sub(1) as f64).sqrt().round() as usize * patch_size;
         (side, side)
     }
 
     /// Heads that divide `width`: as configured, or of the published model.
-    fn heads(f: &Fields, fields: [&str; 2], width: usize, usual: usize) -> Result<usize> {
+    pub(super) fn heads(
+        f: &Fields,
+        fields: [&str; 2],
+        width: usize,
+        usual: usize,
+    ) -> Result<usize> {
         let field = if f.get(fields[0]).is_some() { fields[0] } else { fields[1] };
         f.heads(field, width, Some(usual))
     }
@@ -260,7 +292,7 @@ impl<'a> Sizes<'a> {
             depth,
             heads: Self::heads(f, ["num_attention_heads", "heads"], width, (width / 64).max(1))?,
             mlp_dim,
-            activation: activation(f, "hidden_act")?,
+            activation: f.activation("hidden_act", "gelu")?,
             norm_eps: f.number("layer_norm_eps", 1e-12)? as f32,
             memory_width,
             cross_every: (1..depth).find(|i| has_cross(*i)).unwrap_or(depth.max(1)),
@@ -288,6 +320,7 @@ impl<'a> Sizes<'a> {
             norm_eps: f.number("ln_vision_eps", 1e-5)? as f32,
             qformer: self.qformer(&f.section("qformer"))?,
             matching,
+            writing: None,
         })
     }
 }

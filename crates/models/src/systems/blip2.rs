@@ -1,11 +1,18 @@
 //! BLIP-2: a frozen vision tower and a frozen language model, bridged by a Q-Former.
 //!
 //! Li et al. 2023, "BLIP-2", arXiv:2301.12597. The first stage (§3.2, Figure 2) teaches the queries
-//! to read pictures by three losses: contrast, matching and writing. The second (§3.3, Figure 3)
-//! puts what they read in front of the text of a language model, through one linear layer.
+//! to read pictures (`blip2_pretraining.rs`) and leaves heads that compare pictures with texts. The
+//! second (§3.3, Figure 3) puts what they read among the text of a language model, through one linear
+//! layer. InstructBLIP (Dai et al. 2023, arXiv:2305.06500, §2.3) shows the instruction to the queries
+//! as well.
 
 use crate::connector::qformer::{self, Memory, QFormer, QFormerConfig};
+use crate::generate::{Cache, Decoder, Prompt};
 use crate::language::bert::Texts;
+use crate::language::causal::{CausalModel, next_token_loss};
+use crate::language::llama::{self, Llama, LlamaConfig};
+use crate::language::opt::{self, Opt, OptConfig};
+use crate::language::t5::{self, T5, T5Config};
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
 use crate::vision::eva_vit::{self, EvaVit, EvaVitConfig};
 use crate::{Error, Result};
@@ -25,6 +32,8 @@ pub struct Blip2Config {
     pub qformer: QFormerConfig,
     /// What compares pictures and texts, after the first stage.
     pub matching: Option<MatchingConfig>,
+    /// What writes about pictures, after the second stage.
+    pub writing: Option<WritingConfig>,
 }
 
 /// Sizes of the vision tower.
@@ -61,6 +70,89 @@ pub struct MatchingConfig {
     pub embed_dim: usize,
     /// Whether the temperature of training is there.
     pub has_temperature: bool,
+}
+
+/// Sizes of what writes about pictures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WritingConfig {
+    /// The language model.
+    pub language: LanguageConfig,
+    /// The id that stands where a token of a picture goes; it may lie behind the vocabulary.
+    pub image_id: u32,
+    /// The id that a text without a prompt begins with.
+    pub bos_id: u32,
+    /// The ids that end an answer.
+    pub eos_ids: Vec<u32>,
+    /// The id behind the end of a text.
+    pub pad_id: u32,
+}
+
+/// Sizes of the language model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LanguageConfig {
+    /// OPT.
+    Opt(OptConfig),
+    /// Vicuna.
+    Llama(LlamaConfig),
+    /// Flan-T5.
+    T5(T5Config),
+}
+
+impl LanguageConfig {
+    /// Width of a token.
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Opt(c) => c.word_width,
+            Self::Llama(c) => c.width,
+            Self::T5(c) => c.width,
+        }
+    }
+}
+
+/// The language model.
+#[derive(Debug)]
+pub enum Language {
+    /// OPT.
+    Opt(Box<Opt>),
+    /// Vicuna.
+    Llama(Box<Llama>),
+    /// Flan-T5: its encoder reads the picture, its decoder writes.
+    T5(Box<T5>),
+}
+
+impl Language {
+    /// A model whose parameters come from `b`.
+    pub fn new(config: &LanguageConfig, b: &Builder) -> Self {
+        match config {
+            LanguageConfig::Opt(c) => Self::Opt(Box::new(Opt::new(c, b))),
+            LanguageConfig::Llama(c) => Self::Llama(Box::new(Llama::new(c, b))),
+            LanguageConfig::T5(c) => Self::T5(Box::new(T5::new(c, b))),
+        }
+    }
+
+    /// What writes token by token.
+    pub fn decoder(&self) -> &dyn Decoder {
+        match self {
+            Self::Opt(model) => &**model,
+            Self::Llama(model) => &**model,
+            Self::T5(model) => &**model,
+        }
+    }
+
+    /// A model that reads and writes in one sequence, or else T5.
+    fn side(&self) -> Side<'_> {
+        match self {
+            Self::Opt(model) => Side::Causal(&**model),
+            Self::Llama(model) => Side::Causal(&**model),
+            Self::T5(model) => Side::T5(model),
+        }
+    }
+}
+
+/// How a language model takes a picture.
+enum Side<'a> {
+    Causal(&'a dyn CausalModel),
+    T5(&'a T5),
 }
 
 /// The vision tower.
@@ -103,6 +195,13 @@ struct Matching {
     temperature: Option<Parameter>,
 }
 
+/// What writes about pictures (§3.3).
+#[derive(Debug)]
+struct Writing {
+    projection: Linear,
+    language: Language,
+}
+
 /// BLIP-2.
 #[derive(Debug)]
 pub struct Blip2 {
@@ -111,6 +210,20 @@ pub struct Blip2 {
     norm: LayerNorm,
     qformer: QFormer,
     matching: Option<Matching>,
+    writing: Option<Writing>,
+}
+
+/// Texts about pictures to learn from.
+#[derive(Clone, Debug)]
+pub struct Lessons {
+    /// What is read, padded to one length, with [`WritingConfig::image_id`] once for each query,
+    /// `[batch, tokens]`.
+    pub texts: Texts,
+    /// What is to be written: of a T5 the answers, `[batch, answer tokens]`; else the label of each
+    /// token that is read. [`Targets::IGNORED`] takes no part.
+    pub labels: Arc<[u32]>,
+    /// 0 for padding of a T5's answers; all are real if `None`.
+    pub label_mask: Option<Arc<[u8]>>,
 }
 
 /// Pictures and texts in the joint space.
@@ -128,46 +241,6 @@ pub struct Contrast {
     pub cosines: Tensor,
 }
 
-/// Which pair of the batch each sample is to be told apart from (§3.2, hard negatives).
-#[derive(Clone, Debug)]
-pub struct Negatives {
-    /// The picture that is shown with text `i`.
-    pub images: Arc<[u32]>,
-    /// The text that is shown with picture `i`.
-    pub texts: Arc<[u32]>,
-}
-
-/// The losses of the first stage and what they are made of.
-#[derive(Clone, Debug)]
-pub struct FirstStage {
-    /// Pictures and texts in the joint space.
-    pub contrast: Contrast,
-    /// Cosines over the temperature, `[images, texts]`.
-    pub similarities: Tensor,
-    /// Queries and texts of each pair, `[3 batch, queries + tokens, width]`.
-    pub pairs: Tensor,
-    /// Logits of no match and match, `[3 batch, 2]`: pairs, negative pictures, negative texts.
-    pub match_logits: Tensor,
-    /// Image-text contrast.
-    pub contrast_loss: Tensor,
-    /// Image-text matching.
-    pub matching_loss: Tensor,
-    /// Image-grounded writing.
-    pub language_loss: Tensor,
-}
-
-impl FirstStage {
-    /// The sum of the three losses.
-    ///
-    /// # Errors
-    /// Never; a result like the other operations.
-    pub fn loss(&self) -> Result<Tensor> {
-        Ok(self.contrast_loss.add(&self.matching_loss)?.add(&self.language_loss)?)
-    }
-}
-
-/// Label smoothing of contrast and writing, as in the original code.
-const SMOOTHING: f32 = 0.1;
 /// What the linear layers of the original are drawn from: the framework's default.
 fn uniform(inputs: usize) -> Init {
     Init::Uniform((inputs as f32).powf(-0.5))
@@ -191,11 +264,22 @@ impl Blip2 {
                     .then(|| b.parameter("temperature", &[], Init::Constant(0.07))),
             }
         };
+        let writing = |w: &WritingConfig| Writing {
+            projection: Linear::new(
+                &b.at("projection"),
+                width,
+                w.language.width(),
+                true,
+                uniform(width),
+            ),
+            language: Language::new(&w.language, &b.at("language")),
+        };
         Self {
             vision: Tower::new(&c.vision, &b.at("vision")),
             norm: LayerNorm::new(&b.at("norm"), c.vision.width(), c.norm_eps),
             qformer: QFormer::new(&c.qformer, &b.at("qformer")),
             matching: c.matching.map(matching),
+            writing: c.writing.as_ref().map(writing),
             config: config.clone(),
         }
     }
@@ -240,6 +324,11 @@ impl Blip2 {
         })
     }
 
+    /// What the cosines of training were divided by.
+    pub(super) fn temperature(&self) -> Option<Tensor> {
+        self.matching.as_ref()?.temperature.as_ref().map(Parameter::tensor)
+    }
+
     /// Every picture against every text (§3.2, image-text contrast): each side is read alone, and
     /// the query nearest to the text counts.
     ///
@@ -267,53 +356,136 @@ impl Blip2 {
         Ok(logits.mean_tokens(0)?)
     }
 
-    /// The three losses of the first stage (§3.2) for pictures and texts that belong together by
-    /// index. Texts begin with the class token; the writer's begin with `bos` in its place.
-    ///
-    /// # Errors
-    /// If the model is not one of the first stage, or the inputs do not suit.
-    pub fn first_stage(
-        &self,
-        memory: &Memory,
-        texts: &Texts,
-        bos: u32,
-        negatives: &Negatives,
-    ) -> Result<FirstStage> {
-        let batch = texts.batch;
-        let contrast = self.compare(memory, texts)?;
-        let temperature = self.matching()?.temperature.as_ref().ok_or_else(untrained)?.tensor();
-        let similarities = contrast.cosines.divide_by(&temperature)?;
-        let diagonal = Targets::Classes((0..batch as u32).collect(), SMOOTHING);
-        let by_image = similarities.cross_entropy(&diagonal)?;
-        let by_text = similarities.transpose()?.cross_entropy(&diagonal)?;
-        let contrast_loss = by_image.add(&by_text)?.scale(0.5)?;
-
-        let other = rows_of(&memory.tokens, &negatives.images)?;
-        let shown = Tensor::cat(&[&memory.tokens, &other, &memory.tokens], 0)?.into();
-        let pairs = self.qformer.join(&shown, &with_negatives(texts, &negatives.texts))?;
-        let match_logits = self.match_logits(&pairs)?; // [3 batch, 2]
-        let classes = (0..3 * batch).map(|i| u32::from(i < batch)).collect();
-        let matching_loss = match_logits.cross_entropy(&Targets::Classes(classes, 0.0))?;
-
-        let (written, labels) = to_write(texts, bos);
-        let language_loss = self.qformer.language_loss(memory, &written, &labels, SMOOTHING)?;
-        Ok(FirstStage {
-            contrast,
-            similarities,
-            pairs,
-            match_logits,
-            contrast_loss,
-            matching_loss,
-            language_loss,
+    fn writing(&self) -> Result<(&WritingConfig, &Writing)> {
+        let found = self.config.writing.as_ref().zip(self.writing.as_ref());
+        found.ok_or_else(|| Error::Unsuitable {
+            what: "writing about pictures",
+            needs: "a BLIP-2 of the second stage, with a language model",
+            is: "a BLIP-2 of the first stage".to_owned(),
         })
     }
-}
 
-fn untrained() -> Error {
-    Error::Unsuitable {
-        what: "the losses of the first stage",
-        needs: "a checkpoint with a temperature, as LAVIS writes it",
-        is: "a BLIP-2 without one".to_owned(),
+    /// What writes token by token.
+    ///
+    /// # Errors
+    /// If the model has no language model.
+    pub fn decoder(&self) -> Result<&dyn Decoder> {
+        Ok(self.writing()?.1.language.decoder())
+    }
+
+    /// What the language model is shown of pictures, `[batch, queries, language width]`, from
+    /// [`QFormer::forward`], or from [`QFormer::join`] with the instruction (InstructBLIP).
+    ///
+    /// # Errors
+    /// If the model has no language model.
+    pub fn shown(&self, read: &Tensor) -> Result<Tensor> {
+        let queries = read.narrow(1, 0, self.config.qformer.queries)?;
+        Ok(self.writing()?.1.projection.forward(&queries)?)
+    }
+
+    /// A text with the places of a picture in front.
+    ///
+    /// # Errors
+    /// If the model has no language model.
+    pub fn with_picture(&self, text: &[u32]) -> Result<Vec<u32>> {
+        let mut ids = vec![self.writing()?.0.image_id; self.config.qformer.queries];
+        ids.extend_from_slice(text);
+        Ok(ids)
+    }
+
+    /// Embeddings of texts of one length, `[batch, tokens, width]`, with what is shown of pictures
+    /// `[batch, queries, width]` in its places.
+    fn splice(&self, shown: &Tensor, ids: &[u32]) -> Result<Tensor> {
+        let (config, Writing { language, .. }) = self.writing()?;
+        let (batch, queries) = (shown.shape()[0], self.config.qformer.queries);
+        let tokens = ids.len() / batch.max(1);
+        let words: Vec<u32> =
+            ids.iter().map(|id| if *id == config.image_id { 0 } else { *id }).collect();
+        let words = language.decoder().embed(&words)?; // [batch tokens, width]
+        let width = words.shape().last_axis();
+        let table = Tensor::cat(&[&words, &shown.reshape(&[batch * queries, width])?], 0)?;
+        let mut places: Vec<u32> = (0..ids.len() as u32).collect();
+        for (row, text) in ids.chunks_exact(tokens.max(1)).enumerate() {
+            let images = (0..tokens).filter(|t| text[*t] == config.image_id);
+            let found = images.clone().count();
+            if found != queries {
+                return Err(Error::ImagePlaces { found, expected: queries });
+            }
+            for (query, token) in images.enumerate() {
+                places[row * tokens + token] = (ids.len() + row * queries + query) as u32;
+            }
+        }
+        Ok(table.embedding(&places.into(), &[batch, tokens])?)
+    }
+
+    /// Logits of the word behind each token that is read, `[batch, tokens, vocab]`, or of each word
+    /// of a T5's answers.
+    ///
+    /// # Errors
+    /// If the model has no language model, or the lessons do not suit it.
+    pub fn logits(&self, shown: &Tensor, lessons: &Lessons) -> Result<Tensor> {
+        let embeddings = self.splice(shown, &lessons.texts.ids)?;
+        let mask = Some(Arc::clone(&lessons.texts.mask));
+        match self.writing()?.1.language.side() {
+            Side::Causal(model) => model.logits(&model.features(&embeddings, mask.as_ref())?),
+            Side::T5(model) => {
+                let memory = model.encode(&embeddings, mask)?;
+                model.label_logits(&memory, &lessons.labels, lessons.label_mask.clone())
+            }
+        }
+    }
+
+    /// The mean cross-entropy of the labels (§3.3).
+    ///
+    /// # Errors
+    /// As for [`Blip2::logits`].
+    pub fn loss(&self, shown: &Tensor, lessons: &Lessons) -> Result<Tensor> {
+        let logits = self.logits(shown, lessons)?;
+        match self.writing()?.1.language.side() {
+            Side::Causal(_) => next_token_loss(&logits, &lessons.labels),
+            Side::T5(_) => {
+                let targets = Targets::Classes(Arc::clone(&lessons.labels), 0.0);
+                Ok(logits.cross_entropy(&targets)?)
+            }
+        }
+    }
+
+    /// What [`crate::generate::generate`] needs to go on behind texts of any lengths, one about each
+    /// picture, with the places of the picture in them.
+    ///
+    /// # Errors
+    /// If the model has no language model, or a text has other places than a picture needs.
+    pub fn prompts(&self, shown: &Tensor, texts: &[Vec<u32>]) -> Result<(Vec<Prompt>, Cache)> {
+        let (config, Writing { language, .. }) = self.writing()?;
+        let image_tokens = self.config.qformer.queries;
+        match language.side() {
+            Side::Causal(model) => {
+                let prompt = |(i, ids): (usize, &Vec<u32>)| {
+                    let embeddings = self.splice(&shown.narrow(0, i, 1)?, ids)?;
+                    let width = embeddings.shape().last_axis();
+                    let embeddings = embeddings.reshape(&[ids.len(), width])?;
+                    let ids = ids.iter().copied().filter(|id| *id != config.image_id).collect();
+                    Ok(Prompt { embeddings, ids, image_tokens })
+                };
+                let prompts = texts.iter().enumerate().map(prompt).collect::<Result<Vec<_>>>()?;
+                Ok((prompts, model.new_cache(texts.len())))
+            }
+            Side::T5(model) => {
+                let lens: Vec<usize> = texts.iter().map(Vec::len).collect();
+                let most = lens.iter().copied().max().unwrap_or(0);
+                let (mut ids, mut mask) = (Vec::new(), Vec::new());
+                for text in texts {
+                    let padding = most - text.len();
+                    ids.extend(
+                        text.iter().copied().chain(std::iter::repeat_n(config.pad_id, padding)),
+                    );
+                    mask.extend((0..most).map(|t| u8::from(t < text.len())));
+                }
+                let memory = model.encode(&self.splice(shown, &ids)?, Some(mask.into()))?;
+                let start = Prompt::text(model, &[model.config().start_id])?;
+                Ok((vec![start; texts.len()], model.new_cache(&memory.tokens, &lens)?))
+            }
+        }
     }
 }
 
@@ -337,54 +509,6 @@ fn nearest_query(images: &Tensor, texts: &Tensor) -> Result<Tensor> {
     Ok(all.embedding(&places.into(), &[n, m])?.reshape(&[n, m])?)
 }
 
-/// The samples `which` of `[batch, tokens, width]`.
-fn rows_of(x: &Tensor, which: &Arc<[u32]>) -> Result<Tensor> {
-    let &[batch, tokens, width] = &x.shape()[..] else { unreachable!("tokens of each image") };
-    let rows = x.reshape(&[batch, tokens * width])?.embedding(which, &[which.len()])?;
-    Ok(rows.reshape(&[which.len(), tokens, width])?)
-}
-
-/// The texts of pairs, of negative pictures and of negative texts, one after another.
-fn with_negatives(texts: &Texts, negatives: &[u32]) -> Texts {
-    let own: Vec<u32> = (0..texts.batch as u32).collect();
-    let order = || own.iter().chain(&own).chain(negatives).map(|i| *i as usize);
-    let tokens = texts.tokens();
-    Texts {
-        ids: order().flat_map(|i| texts.ids[i * tokens..][..tokens].to_vec()).collect(),
-        token_types: vec![0; 3 * texts.ids.len()].into(),
-        mask: order().flat_map(|i| texts.mask[i * tokens..][..tokens].to_vec()).collect(),
-        batch: 3 * texts.batch,
-    }
-}
-
-/// The texts behind the writer's first token, and their labels without the padding.
-pub fn to_write(texts: &Texts, bos: u32) -> (Texts, Vec<u32>) {
-    let tokens = texts.tokens().max(1);
-    let ids = texts.ids.iter().enumerate();
-    let ids: Arc<[u32]> = ids.map(|(i, id)| if i % tokens == 0 { bos } else { *id }).collect();
-    let real = ids.iter().zip(&texts.mask[..]);
-    let labels = real.map(|(id, m)| if *m == 0 { Targets::IGNORED } else { *id }).collect();
-    (Texts { ids, ..texts.clone() }, labels)
-}
-
-/// How likely each other sample is drawn as the negative of a row, from similarities
-/// `[batch, batch]`: their softmax without the pair itself (§3.2).
-///
-/// # Errors
-/// If the similarities are not square.
-pub fn negative_weights(similarities: &Tensor) -> Result<Tensor> {
-    let n = similarities.shape().last_axis();
-    let mut weights = similarities.values().to_vec();
-    for (i, row) in weights.chunks_exact_mut(n.max(1)).enumerate() {
-        row[i] = f32::NEG_INFINITY;
-        let largest = row.iter().copied().fold(f32::MIN, f32::max);
-        row.iter_mut().for_each(|w| *w = (*w - largest).exp());
-        let sum: f32 = row.iter().sum();
-        row.iter_mut().for_each(|w| *w /= sum.max(f32::MIN_POSITIVE));
-    }
-    Ok(Tensor::from_slice(&weights, &[n, n])?)
-}
-
 /// LAVIS, beside the tower and the Q-Former.
 const LAVIS: &[Name] = &[
     copy("norm.*", "ln_vision.*"),
@@ -394,9 +518,10 @@ const LAVIS: &[Name] = &[
     copy("matching.temperature", "temp"),
 ];
 
-/// transformers, beside the tower and the Q-Former.
+/// transformers, beside the tower, the Q-Former and the language model.
 const TRANSFORMERS: &[Name] = &[
     copy("norm.*", "vision_model.post_layernorm.*"),
+    copy("projection.*", "language_projection.*"),
     copy("matching.image.*", "vision_projection.*"),
     copy("matching.text.*", "text_projection.*"),
     copy("matching.head.*", "itm_head.*"),
@@ -422,10 +547,20 @@ pub fn lavis_clip_names(prefix: &str) -> Names {
     Names::family(LAVIS_CLIP, &[]).with_prefix(prefix)
 }
 
-/// Name maps of LAVIS files with this tower.
-pub fn lavis_names(vision: &TowerConfig) -> Vec<Names> {
+/// The name maps of a language model whose names follow `prefix`.
+fn language_names(config: &LanguageConfig, prefix: &str) -> Vec<Names> {
+    let names = match config {
+        LanguageConfig::Opt(_) => vec![opt::names(&format!("{prefix}model."))],
+        LanguageConfig::Llama(c) => llama::names(prefix, c.has_tied_head),
+        LanguageConfig::T5(c) => vec![t5::names(prefix, c)],
+    };
+    names.into_iter().map(|names| names.under("language.")).collect()
+}
+
+/// Name maps of LAVIS files.
+pub fn lavis_names(config: &Blip2Config) -> Vec<Names> {
     let prefix = "visual_encoder.";
-    let tower = match vision {
+    let tower = match &config.vision {
         TowerConfig::Eva(_) => eva_vit::lavis_names(prefix),
         TowerConfig::Clip(_) => lavis_clip_names(prefix),
     };
@@ -434,8 +569,12 @@ pub fn lavis_names(vision: &TowerConfig) -> Vec<Names> {
 }
 
 /// Name maps of transformers files, of InstructBLIP if `is_instruct` and else of BLIP-2.
-pub fn transformers_names(is_instruct: bool) -> Vec<Names> {
+pub fn transformers_names(config: &Blip2Config, is_instruct: bool) -> Vec<Names> {
     let tower = eva_vit::transformers_names().under("vision.");
     let qformer = qformer::transformers_names(is_instruct).under("qformer.");
-    vec![Names::family(TRANSFORMERS, &[]), tower, qformer]
+    let mut names = vec![Names::family(TRANSFORMERS, &[]), tower, qformer];
+    if let Some(writing) = &config.writing {
+        names.extend(language_names(&writing.language, "language_model."));
+    }
+    names
 }
