@@ -303,6 +303,12 @@ impl Builder {
 }
 
 impl Parameters {
+    /// These and those of another part of the model.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self::new(self.iter().chain(other.iter()).cloned().collect())
+    }
+
     /// The tensors of a checkpoint family from values of ours: name, shape, values. `values` gives
     /// the value (or gradient) of a parameter, or `None` to leave it out.
     pub fn export(

@@ -6,6 +6,8 @@
 //! the family has not, all zeros. `~` at the start of a right side is the family's optional prefix,
 //! found in the file.
 
+use std::borrow::Cow;
+
 /// How the values of a family's tensor lie, compared with ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -15,6 +17,9 @@ pub enum Layout {
     Transposed(usize),
     /// Filters `[height, width, in, out]` where ours are `[out, in, height, width]`.
     Hwio,
+    /// Rows of heads of this many, where the two values that a rotary position turns together are
+    /// neighbours; ours are half a head apart.
+    Pairs(usize),
 }
 
 /// One row of a table.
@@ -48,6 +53,13 @@ impl Name {
         Self { leading, ..self }
     }
 
+    /// The family holds the two values that a rotary position turns together as neighbours; see
+    /// [`Names::with_head_dim`].
+    #[must_use]
+    pub const fn pairs(self) -> Self {
+        Self { layout: Layout::Pairs(0), ..self }
+    }
+
     /// The family holds filters as `[height, width, in, out]`.
     #[must_use]
     pub const fn hwio(self) -> Self {
@@ -62,7 +74,7 @@ pub struct Names {
     prefix: String,
     /// Prefix of our own names that the table leaves out, such as `vision.`.
     root: String,
-    ignored: Vec<&'static str>,
+    ignored: Vec<Cow<'static, str>>,
 }
 
 /// What a parameter of ours is in a checkpoint.
@@ -86,7 +98,7 @@ impl Names {
             rules: rules.to_vec(),
             prefix: String::new(),
             root: String::new(),
-            ignored: ignored.to_vec(),
+            ignored: ignored.iter().map(|pattern| (*pattern).into()).collect(),
         }
     }
 
@@ -102,6 +114,13 @@ impl Names {
         Self { root: root.to_owned(), ..self }
     }
 
+    /// The same where further tensors carry nothing we need, such as blocks that are not run.
+    #[must_use]
+    pub fn ignoring(mut self, patterns: impl IntoIterator<Item = String>) -> Self {
+        self.ignored.extend(patterns.into_iter().map(Cow::from));
+        self
+    }
+
     /// Two tables as one.
     #[must_use]
     pub fn and(mut self, other: &Self) -> Self {
@@ -111,7 +130,7 @@ impl Names {
         absolute(&self);
         absolute(other);
         self.rules.extend(&other.rules);
-        self.ignored.extend(&other.ignored);
+        self.ignored.extend(other.ignored.iter().cloned());
         self
     }
 

@@ -15,6 +15,7 @@
 //!                                    t 1 1 1 1 1      t 1 1 1 1 1
 //! ```
 
+pub use crate::language::bert::Memory;
 use crate::language::bert::Texts;
 use crate::{Error, Result};
 use ocelli_nn::layers::{Attention, LayerNorm, Linear, Mlp, SelfAttention};
@@ -73,32 +74,6 @@ impl QFormerConfig {
             cross_every: 2,
             text: None,
         }
-    }
-}
-
-/// What queries read: image tokens.
-#[derive(Clone, Debug)]
-pub struct Memory {
-    /// `[batch, tokens, memory_width]`.
-    pub tokens: Tensor,
-    /// 0 for a token that nobody sees, `[batch, tokens]`.
-    pub mask: Option<Arc<[u8]>>,
-}
-
-impl From<Tensor> for Memory {
-    /// Tokens that are all seen.
-    fn from(tokens: Tensor) -> Self {
-        Self { tokens, mask: None }
-    }
-}
-
-impl Memory {
-    fn batch(&self) -> usize {
-        self.tokens.shape()[0]
-    }
-
-    fn attention_mask(&self) -> AttentionMask {
-        AttentionMask { keys: self.mask.clone(), ..AttentionMask::default() }
     }
 }
 

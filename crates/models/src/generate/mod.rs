@@ -132,7 +132,7 @@ pub enum Flow {
 /// token with the index of its prompt; a beam search tells all of an answer at its end.
 ///
 /// # Errors
-/// If a prompt does not fit into the context, or shapes do not fit the model.
+/// If a prompt is empty or does not fit into the context, or shapes do not fit the model.
 pub fn generate(
     decoder: &dyn Decoder,
     prompts: &[Prompt],
@@ -147,7 +147,10 @@ pub fn generate(
         return Err(Error::Unsuitable { what, needs, is });
     }
     let mut rooms = Vec::with_capacity(prompts.len());
-    for (prompt, past) in prompts.iter().zip(&past) {
+    for (index, (prompt, past)) in prompts.iter().zip(&past).enumerate() {
+        if prompt.embeddings.shape().rows() == 0 {
+            return Err(Error::EmptyPrompt { index });
+        }
         rooms.push(room(decoder, prompt, *past)?.min(settings.max_new_tokens));
     }
     no_grad(|| match &settings.strategy {

@@ -96,9 +96,42 @@ impl From<&TokenBatch> for Texts {
 }
 
 impl Texts {
+    /// The same text, without padding, this many times.
+    pub fn repeated(ids: &[u32], batch: usize) -> Self {
+        let all = ids.len() * batch;
+        let (ids, token_types) = (ids.repeat(batch).into(), vec![0; all].into());
+        Self { ids, token_types, mask: vec![1; all].into(), batch }
+    }
+
     /// Tokens of each text, padding included.
     pub fn tokens(&self) -> usize {
         self.ids.len() / self.batch.max(1)
+    }
+}
+
+/// What a text or queries are about: image tokens, or the tokens of another text.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// `[batch, tokens, memory_width]`.
+    pub tokens: Tensor,
+    /// 0 for a token that nobody sees, `[batch, tokens]`.
+    pub mask: Option<Arc<[u8]>>,
+}
+
+impl From<Tensor> for Memory {
+    /// Tokens that are all seen.
+    fn from(tokens: Tensor) -> Self {
+        Self { tokens, mask: None }
+    }
+}
+
+impl Memory {
+    pub(crate) fn batch(&self) -> usize {
+        self.tokens.shape()[0]
+    }
+
+    pub(crate) fn attention_mask(&self) -> AttentionMask {
+        AttentionMask { keys: self.mask.clone(), ..AttentionMask::default() }
     }
 }
 

@@ -161,6 +161,25 @@ impl Llama {
     pub fn config(&self) -> &LlamaConfig {
         &self.config
     }
+
+    /// As [`CausalModel::features`], for tokens at the given positions, `[batch, tokens]`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn features_at(
+        &self,
+        embeddings: &Tensor,
+        mask: Option<&Arc<[u8]>>,
+        positions: &Arc<[u32]>,
+    ) -> Result<Tensor> {
+        let angles = self.rotary.angles(positions);
+        let mask = AttentionMask { keys: mask.cloned(), ..AttentionMask::causal() };
+        let mut x = embeddings.clone();
+        for block in &self.blocks {
+            x = block.forward(&x, &angles, &mask)?;
+        }
+        Ok(self.norm.forward(&x)?)
+    }
 }
 
 impl Decoder for Llama {
@@ -184,13 +203,7 @@ impl Decoder for Llama {
 
 impl CausalModel for Llama {
     fn features(&self, embeddings: &Tensor, mask: Option<&Arc<[u8]>>) -> Result<Tensor> {
-        let angles = self.rotary.angles(&positions(embeddings));
-        let mask = AttentionMask { keys: mask.cloned(), ..AttentionMask::causal() };
-        let mut x = embeddings.clone();
-        for block in &self.blocks {
-            x = block.forward(&x, &angles, &mask)?;
-        }
-        Ok(self.norm.forward(&x)?)
+        self.features_at(embeddings, mask, &positions(embeddings))
     }
 
     fn logits(&self, features: &Tensor) -> Result<Tensor> {
@@ -202,29 +215,34 @@ impl CausalModel for Llama {
     }
 }
 
-/// transformers `LlamaForCausalLM`; `~` is what a system puts in front, such as `language_model.`.
+/// The body of transformers' `LlamaForCausalLM`; `~` is what stands before it, usually `model.`.
 pub const TRANSFORMERS: &[Name] = &[
-    copy("word", "~model.embed_tokens.weight"),
-    copy("blocks.*.norm1.weight", "~model.layers.*.input_layernorm.weight"),
-    copy("blocks.*.attn.q.*", "~model.layers.*.self_attn.q_proj.*"),
-    copy("blocks.*.attn.k.*", "~model.layers.*.self_attn.k_proj.*"),
-    copy("blocks.*.attn.v.*", "~model.layers.*.self_attn.v_proj.*"),
-    copy("blocks.*.attn.out.*", "~model.layers.*.self_attn.o_proj.*"),
-    copy("blocks.*.norm2.weight", "~model.layers.*.post_attention_layernorm.weight"),
-    copy("blocks.*.mlp.gate.weight", "~model.layers.*.mlp.gate_proj.weight"),
-    copy("blocks.*.mlp.up.weight", "~model.layers.*.mlp.up_proj.weight"),
-    copy("blocks.*.mlp.down.weight", "~model.layers.*.mlp.down_proj.weight"),
-    copy("norm.weight", "~model.norm.weight"),
-    copy("head.weight", "~lm_head.weight"),
+    copy("word", "~embed_tokens.weight"),
+    copy("blocks.*.norm1.weight", "~layers.*.input_layernorm.weight"),
+    copy("blocks.*.attn.q.*", "~layers.*.self_attn.q_proj.*"),
+    copy("blocks.*.attn.k.*", "~layers.*.self_attn.k_proj.*"),
+    copy("blocks.*.attn.v.*", "~layers.*.self_attn.v_proj.*"),
+    copy("blocks.*.attn.out.*", "~layers.*.self_attn.o_proj.*"),
+    copy("blocks.*.norm2.weight", "~layers.*.post_attention_layernorm.weight"),
+    copy("blocks.*.mlp.gate.weight", "~layers.*.mlp.gate_proj.weight"),
+    copy("blocks.*.mlp.up.weight", "~layers.*.mlp.up_proj.weight"),
+    copy("blocks.*.mlp.down.weight", "~layers.*.mlp.down_proj.weight"),
+    copy("norm.weight", "~norm.weight"),
 ];
 
-/// Name map of a file; `prefix` stands before the names of a part of a system.
-pub fn names(prefix: &str, has_tied_head: bool) -> Names {
+/// Name maps of a file; `prefix` stands before the names of a part of a system.
+pub fn names(prefix: &str, has_tied_head: bool) -> Vec<Names> {
+    names_at(&format!("{prefix}model."), prefix, has_tied_head).into()
+}
+
+/// Name maps of the body and of the head, each with what stands before it.
+pub fn names_at(body: &str, head: &str, has_tied_head: bool) -> [Names; 2] {
     // Old files keep the rotary frequencies; a tied head may be there as a copy.
-    let frequencies = "model.layers.*.self_attn.rotary_emb.inv_freq";
-    let ignored: &[&str] =
-        if has_tied_head { &[frequencies, "lm_head.weight"] } else { &[frequencies] };
-    Names::family(TRANSFORMERS, ignored).with_prefix(prefix)
+    let ignored: &[&str] = if has_tied_head { &["lm_head.weight"] } else { &[] };
+    [
+        Names::family(TRANSFORMERS, &["layers.*.self_attn.rotary_emb.inv_freq"]).with_prefix(body),
+        Names::family(&[copy("head.weight", "~lm_head.weight")], ignored).with_prefix(head),
+    ]
 }
 
 #[cfg(test)]

@@ -3,9 +3,8 @@
 use super::fields::Fields;
 use super::{Family, Model, causal_config, t5_config};
 use crate::connector::qformer::{self, QFormer, QFormerConfig, QFormerTextConfig};
-use crate::systems::blip2::{
-    self, Blip2, Blip2Config, LanguageConfig, MatchingConfig, TowerConfig, WritingConfig,
-};
+use crate::systems::blip2::{self, Blip2, Blip2Config, MatchingConfig, TowerConfig};
+use crate::systems::blip2_writing::{LanguageConfig, WritingConfig};
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
 use crate::vision::eva_vit::{self, EvaVit, EvaVitConfig};
 use crate::vision::position::PositionRule;

@@ -134,20 +134,19 @@ pub(super) fn open(
 ) -> Result<(Model, Parameters, Vec<Names>)> {
     let f = Fields::new(config, file);
     let has = |name: &str| weights.info(name).is_some();
-    let load = |names: Names| {
-        let names = vec![names];
+    let load = |names: Vec<Names>| {
         (Builder::load(Arc::clone(weights), names.clone()), names)
     };
     match family {
         Family::Gpt2 => {
             let prefix = if has("transformer.wte.weight") { "transformer." } else { "" };
-            let (builder, names) = load(gpt2::names(prefix));
+            let (builder, names) = load(vec![gpt2::names(prefix)]);
             let model = Gpt2::new(&gpt2(&f)?, &builder);
             Ok((Model::Gpt2(Box::new(model)), builder.finish()?, names))
         }
         Family::Opt => {
             let prefix = if has("decoder.embed_tokens.weight") { "" } else { "model." };
-            let (builder, names) = load(opt::names(prefix));
+            let (builder, names) = load(vec![opt::names(prefix)]);
             let model = Opt::new(&opt(&f)?, &builder);
             Ok((Model::Opt(Box::new(model)), builder.finish()?, names))
         }

@@ -2,10 +2,12 @@
 
 mod bert_config;
 mod blip2_config;
+mod blip_config;
 mod builtin;
 mod causal_config;
 mod clip_config;
 mod fields;
+mod llava_config;
 mod t5_config;
 mod vit_config;
 
@@ -17,9 +19,13 @@ use crate::language::gpt2::Gpt2;
 use crate::language::llama::Llama;
 use crate::language::opt::Opt;
 use crate::language::t5::T5;
+use crate::systems::blip::Blip;
 use crate::systems::blip2::Blip2;
 use crate::systems::clip::{self, Clip};
 use crate::systems::lit::{Lit, LitConfig};
+use crate::systems::matcher::Matcher;
+use crate::systems::writer::Writer;
+use crate::systems::llava::Llava;
 use crate::vision::clip_vit::ClipVit;
 use crate::vision::eva_vit::EvaVit;
 use crate::vision::local_vit::LocalVit;
@@ -62,6 +68,10 @@ pub enum Family {
     LavisClipVit,
     /// A Q-Former alone, as LAVIS names it.
     QFormer,
+    /// BLIP of transformers.
+    TransformersBlip,
+    /// BLIP of the original code.
+    OriginalBlip,
     /// BLIP-2 of transformers.
     TransformersBlip2,
     /// InstructBLIP of transformers.
@@ -76,13 +86,15 @@ pub enum Family {
     Opt,
     /// T5 of transformers.
     T5,
+    /// LLaVA, of transformers or of the original code.
+    Llava,
     /// A model that this program trained.
     Ocelli,
 }
 
 impl Family {
     /// All families with their names on the command line.
-    pub const ALL: [(&'static str, Self); 20] = [
+    pub const ALL: [(&'static str, Self); 23] = [
         ("transformers-vit", Self::TransformersVit),
         ("dinov2", Self::Dinov2),
         ("timm-vit", Self::TimmVit),
@@ -95,6 +107,8 @@ impl Family {
         ("eva-vit", Self::EvaVit),
         ("lavis-clip-vit", Self::LavisClipVit),
         ("qformer", Self::QFormer),
+        ("transformers-blip", Self::TransformersBlip),
+        ("original-blip", Self::OriginalBlip),
         ("transformers-blip2", Self::TransformersBlip2),
         ("instructblip", Self::InstructBlip),
         ("lavis-blip2", Self::LavisBlip2),
@@ -102,6 +116,7 @@ impl Family {
         ("gpt2", Self::Gpt2),
         ("opt", Self::Opt),
         ("t5", Self::T5),
+        ("llava", Self::Llava),
         ("ocelli", Self::Ocelli),
     ];
 
@@ -153,10 +168,14 @@ pub enum Model {
     ClipVit(Box<ClipVit>),
     /// A Q-Former.
     QFormer(Box<QFormer>),
+    /// A BLIP.
+    Blip(Box<Blip>),
     /// A BLIP-2 or an InstructBLIP.
     Blip2(Box<Blip2>),
     /// A T5.
     T5(Box<T5>),
+    /// A LLaVA.
+    Llava(Box<Llava>),
 }
 
 impl Model {
@@ -175,8 +194,26 @@ impl Model {
             Self::EvaVit(_) => "the tower of an EVA-CLIP",
             Self::ClipVit(_) => "the trunk of a CLIP",
             Self::QFormer(_) => "a Q-Former",
+            Self::Blip(_) => "a BLIP",
             Self::Blip2(_) => "a BLIP-2",
             Self::T5(_) => "a T5",
+            Self::Llava(_) => "a LLaVA",
+        }
+    }
+
+    /// What writes about pictures, if the model does.
+    pub fn writer(&self) -> Option<&dyn Writer> {
+        match self {
+            Self::Blip(model) => Some(&**model),
+            _ => None,
+        }
+    }
+
+    /// What reads pictures and texts together, if the model does.
+    pub fn matcher(&self) -> Option<&dyn Matcher> {
+        match self {
+            Self::Blip(model) => Some(&**model),
+            _ => None,
         }
     }
 
@@ -279,8 +316,10 @@ impl Files {
             Some("bert") => return Some(Family::Bert),
             Some("t5") => return Some(Family::T5),
             Some("llama") => return Some(Family::Llama),
+            Some("llava" | "llava_llama") => return Some(Family::Llava),
             Some("gpt2") => return Some(Family::Gpt2),
             Some("opt") => return Some(Family::Opt),
+            Some("blip") => return Some(Family::TransformersBlip),
             Some("blip-2") => return Some(Family::TransformersBlip2),
             Some("instructblip") => return Some(Family::InstructBlip),
             _ => {}
@@ -300,6 +339,8 @@ impl Files {
             Some(Family::OpenAiClip)
         } else if has(jax) || has(&format!("opt/target/{jax}")) {
             Some(Family::JaxVit)
+        } else if blip_config::is_original(&weights) {
+            Some(Family::OriginalBlip)
         } else {
             blip2_config::family_of(&weights)
         })
@@ -367,6 +408,7 @@ impl Files {
                 Family::TransformersVit => "ViTImageProcessor",
                 Family::Dinov2 => "BitImageProcessor",
                 Family::TransformersClip => "CLIPImageProcessor",
+                Family::TransformersBlip => "BlipImageProcessor",
                 _ => "",
             };
             return Processor::from_hf_json_or(&read_text(&at)?, usual).map_err(picture);
@@ -385,6 +427,17 @@ impl Files {
                 let weights = self.weights()?;
                 let size = clip_config::openai(&weights, &self.path, HeadCounts::default())?;
                 Ok(Processor::openai(size.vision.image_size().0))
+            }
+            Family::TransformersBlip | Family::OriginalBlip => {
+                let weights = || self.weights();
+                let (height, width) =
+                    blip_config::image_size(self.family, &self.config, &self.config_file(), &weights)?;
+                // Squeezed to the size, then as CLIP.
+                let text = format!(
+                    r#"{{"image_processor_type": "BlipImageProcessor",
+                    "size": {{"height": {height}, "width": {width}}}}}"#
+                );
+                Processor::from_hf_json(&text).map_err(picture)
             }
             Family::Ocelli => self.own_processor(),
             Family::Bert => {
@@ -438,9 +491,26 @@ impl Files {
         tokenizer(self.dir(), behaviour)
     }
 
+    /// Tokens that end what the model writes: those of `generation_config.json`, or else of
+    /// `config.json`; none if neither says.
+    ///
+    /// # Errors
+    /// If `generation_config.json` cannot be read.
+    pub fn end_tokens(&self) -> Result<Vec<u32>> {
+        let file = self.dir().join("generation_config.json");
+        let own = if file.is_file() { read_json(&file)? } else { Value::Null };
+        let id = |value: &Value| u32::try_from(value.as_u64()?).ok();
+        let of = |config: &Value| match config.get("eos_token_id")? {
+            Value::Array(list) => Some(list.iter().filter_map(id).collect()),
+            one => Some(vec![id(one)?]),
+        };
+        Ok(of(&own).or_else(|| of(&self.config)).unwrap_or_default())
+    }
+
     /// Whether its texts go through the tokenizer of BERT.
     pub fn has_bert_tokenizer(&self) -> bool {
-        self.family == Family::Bert || self.is_own("lit")
+        let families = [Family::Bert, Family::TransformersBlip, Family::OriginalBlip];
+        families.contains(&self.family) || self.is_own("lit")
     }
 
     /// Whether this program trained it, with sizes in this section of the configuration.
@@ -464,10 +534,11 @@ impl Files {
         if !self.has_bert_tokenizer() {
             return Ok(self.clip_config()?.text.context_length);
         }
-        let most = if self.family == Family::Bert {
-            bert_config::transformers(&self.config, &self.config_file())?.context_length
-        } else {
-            self.own_config::<LitConfig>("lit")?.text.context_length
+        let file = self.config_file();
+        let most = match self.family {
+            Family::Bert => bert_config::transformers(&self.config, &file)?.context_length,
+            Family::Ocelli => self.own_config::<LitConfig>("lit")?.text.context_length,
+            _ => blip_config::context_length(&self.config, &file)?,
         };
         let file = self.dir().join("sentence_bert_config.json");
         if !file.is_file() {
@@ -567,6 +638,10 @@ impl Files {
             Family::OpenAiClip => {
                 clip(&clip_config::openai(weights, &self.path, heads)?, clip::openai_names(""))?
             }
+            Family::TransformersBlip | Family::OriginalBlip => {
+                let is_original = self.family == Family::OriginalBlip;
+                blip_config::open(is_original, &self.config, weights, &file)?
+            }
             Family::Bert => {
                 let mut config = bert_config::transformers(&self.config, &file)?;
                 let prefix = prefix("embeddings.word_embeddings.weight", "bert.");
@@ -589,6 +664,7 @@ impl Files {
             Family::Llama | Family::Gpt2 | Family::Opt => {
                 causal_config::open(self.family, &self.config, weights, &file)?
             }
+            Family::Llava => llava_config::open(&self.config, weights, &file)?,
             Family::T5 => t5_config::open(&self.config, weights, &file)?,
             Family::Ocelli => {
                 let names = vec![Names::ours()];

@@ -1,6 +1,12 @@
 //! Systems composed of the parts.
 
+pub mod blip;
 pub mod blip2;
+pub mod blip_pretraining;
 pub mod blip2_pretraining;
+pub mod blip2_writing;
 pub mod clip;
 pub mod lit;
+pub mod llava;
+pub mod matcher;
+pub mod writer;

@@ -30,6 +30,8 @@ fn described(family: Family) -> [&'static str; 2] {
         Family::EvaVit => ["tower of EVA-CLIP", "a file of its tensors, such as eva_vit_g.pth"],
         Family::LavisClipVit => ["trunk of CLIP in LAVIS", "a file of its tensors"],
         Family::QFormer => ["Q-Former of LAVIS", "a file of its tensors"],
+        Family::TransformersBlip => ["BLIP of transformers", "config.json with model_type blip"],
+        Family::OriginalBlip => ["BLIP of the original code", "a file of its tensors"],
         Family::TransformersBlip2 => {
             ["BLIP-2 of transformers", "config.json with model_type blip-2"]
         }

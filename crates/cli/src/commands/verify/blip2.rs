@@ -7,10 +7,11 @@ use crate::failure::Failure;
 use ocelli_models::connector::qformer::Memory;
 use ocelli_models::generate::{Flow, generate};
 use ocelli_models::language::bert::Texts;
-use ocelli_models::systems::blip2::{Blip2, LanguageConfig, Lessons, WritingConfig};
+use ocelli_models::systems::blip2::Blip2;
 use ocelli_models::systems::blip2_pretraining::{
     FirstStage, Negatives, negative_weights, to_write,
 };
+use ocelli_models::systems::blip2_writing::{LanguageConfig, Lessons, WritingConfig};
 use ocelli_tensor::{Targets, Tensor, no_grad};
 
 pub(super) fn outputs(case: &Case, model: &Blip2, computed: &mut Computed) -> Result<(), Failure> {

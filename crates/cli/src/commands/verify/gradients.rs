@@ -35,9 +35,14 @@ pub(super) fn compute(
     // Parts that the reference kept as they were, by parts of their names.
     let frozen = s["frozen_prefixes"].as_array();
     let frozen: Vec<&str> = frozen.into_iter().flatten().filter_map(Value::as_str).collect();
+    // Those prefixes are of the library's own names, which may differ from the file's; but what got a
+    // gradient is listed by the latter.
+    let learned = case.settings["grad_norms"].as_object();
     let learns = |p: &&Parameter| {
         let theirs = Names::stored(&opened.names, p.name());
-        !theirs.iter().any(|name| frozen.iter().any(|part| name.contains(part)))
+        let is_frozen = |name: &String| frozen.iter().any(|part| name.contains(part));
+        !theirs.iter().any(is_frozen)
+            && learned.is_none_or(|l| theirs.iter().any(|name| l.contains_key(name)))
     };
     let parameters: Vec<&Parameter> = opened.parameters.trainable().filter(learns).collect();
     let mut moments: Vec<[Vec<f32>; 2]> =

@@ -1,0 +1,209 @@
+//! Configurations of LLaVA, of transformers and of the original code.
+
+use super::fields::Fields;
+use super::{Model, causal_config, read_json};
+use crate::Result;
+use crate::systems::llava::{self, Llava, LlavaConfig, Prefixes};
+use crate::vision::clip_vit::ClipVitConfig;
+use crate::vision::position::PositionRule;
+use ocelli_nn::checkpoint::Checkpoint;
+use ocelli_nn::{Builder, Names, Parameters};
+use ocelli_tensor::Activation;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Whether a configuration is one of the original code.
+pub(super) fn is_original(config: &Value) -> bool {
+    config.get("mm_vision_tower").is_some() && config.get("vision_config").is_none()
+}
+
+/// The directory of the tower, which the original code keeps apart.
+///
+/// # Errors
+/// If it is neither beside the model nor where the configuration says.
+pub(super) fn tower_dir(config: &Value, file: &Path) -> Result<PathBuf> {
+    let f = Fields::new(config, file);
+    let name = f.text("mm_vision_tower").unwrap_or_default();
+    let dir = file.parent().unwrap_or(Path::new("."));
+    let places = [dir.join(name), PathBuf::from(name), dir.join("vision_tower")];
+    places.into_iter().find(|place| place.join("config.json").is_file()).ok_or_else(|| {
+        let reason = format!(
+            "the frozen tower `{name}` is not part of this checkpoint and not beside it; fetch that \
+             CLIP and put its files into {}",
+            dir.join("vision_tower").display()
+        );
+        f.error("mm_vision_tower", reason)
+    })
+}
+
+/// Builds the model of a directory.
+pub(super) fn open(
+    config: &Value,
+    weights: &Arc<Checkpoint>,
+    file: &Path,
+) -> Result<(Model, Parameters, Vec<Names>)> {
+    let f = Fields::new(config, file);
+    let is_original = is_original(config);
+    let find = |what: &str, name: &str, places: &[&'static str]| {
+        let holds = |place: &&&str| weights.info(&format!("{place}{name}")).is_some();
+        places.iter().find(holds).copied().ok_or_else(|| {
+            let wanted: Vec<String> = places.iter().map(|p| format!("{p}{name}")).collect();
+            let reason =
+                format!("the weights hold no {what}; expected a tensor {}", wanted.join(" or "));
+            f.error("model_type", reason)
+        })
+    };
+    let language = find("language model", "embed_tokens.weight", &LANGUAGE)?;
+    let projector = if is_original {
+        "model.mm_projector."
+    } else {
+        find("projector", "linear_1.weight", &PROJECTOR)?
+    };
+    let tower = find("tower", "embeddings.class_embedding", &TOWER);
+    // The whole model is in one file, or the tower in another.
+    let (tower, apart) = match tower {
+        Ok(prefix) => (prefix, None),
+        Err(error) if !is_original => return Err(error),
+        Err(_) => {
+            let weights = Checkpoint::open(&tower_dir(config, file)?)?;
+            let inside = weights.info("vision_model.embeddings.class_embedding").is_some();
+            (if inside { "vision_model." } else { "" }, Some(Arc::new(weights)))
+        }
+    };
+    let sizes = if is_original { original(&f, config, file)? } else { transformers(&f)? };
+    let head = if weights.info("language_model.lm_head.weight").is_some() {
+        "language_model."
+    } else {
+        ""
+    };
+    let prefixes = Prefixes { tower, projector, language, head };
+    let names =
+        llava::names(&prefixes, is_original, sizes.projector_depth, sizes.text.has_tied_head);
+    let builder = Builder::load(Arc::clone(weights), names.clone());
+    let Some(apart) = apart else {
+        let model = Llava::new(&sizes, &builder.at("vision"), &builder);
+        return Ok((Model::Llava(Box::new(model)), builder.finish()?, names));
+    };
+    let tower = Builder::load(apart, vec![llava::tower_names(tower)]);
+    let model = Llava::new(&sizes, &tower.at("vision"), &builder);
+    let parameters = builder.finish()?.and(tower.finish()?);
+    Ok((Model::Llava(Box::new(model)), parameters, names))
+}
+
+/// What stands before the parts, as published, as written by transformers 5, and as in LLaVA 1.6.
+const LANGUAGE: [&str; 3] = ["language_model.model.", "model.language_model.", "model."];
+const PROJECTOR: [&str; 2] = ["multi_modal_projector.", "model.multi_modal_projector."];
+const TOWER: [&str; 5] = [
+    "vision_tower.vision_model.",
+    "vision_tower.",
+    "model.vision_tower.vision_model.",
+    "model.vision_tower.",
+    "model.vision_tower.vision_tower.vision_model.",
+];
+
+/// `config.json` of transformers' `LlavaForConditionalGeneration`.
+fn transformers(f: &Fields) -> Result<LlavaConfig> {
+    let vision = tower(&f.section("vision_config"))?;
+    let layers = match f.get("vision_feature_layer") {
+        Some(Value::Array(layers)) => layers.iter().map(Value::as_i64).collect(),
+        Some(layer) => Some(vec![layer.as_i64().unwrap_or(0)]),
+        None => Some(vec![-2]),
+    };
+    let layers = layers.unwrap_or_default();
+    let keeps_class = match f.text("vision_feature_select_strategy").unwrap_or("default") {
+        "default" => false,
+        "full" => true,
+        other => {
+            let reason = format!("expected default or full, got `{other}`");
+            return Err(f.error("vision_feature_select_strategy", reason));
+        }
+    };
+    let mut text = causal_config::llama(&f.section("text_config"))?;
+    text.has_tied_head |= f.flag("tie_word_embeddings", false)?;
+    Ok(LlavaConfig {
+        states: states(f, "vision_feature_layer", &layers, vision.depth)?,
+        vision,
+        keeps_class,
+        projector_depth: 2,
+        projector_bias: f.flag("multimodal_projector_bias", true)?,
+        projector_activation: f.activation("projector_hidden_act", "gelu")?,
+        text,
+    })
+}
+
+/// `config.json` of the original code, and that of its tower.
+fn original(f: &Fields, config: &Value, file: &Path) -> Result<LlavaConfig> {
+    let tower_file = tower_dir(config, file)?.join("config.json");
+    let tower_config = read_json(&tower_file)?;
+    let whole = Fields::new(&tower_config, &tower_file);
+    let vision = if whole.get("vision_config").is_some() {
+        tower(&whole.section("vision_config"))?
+    } else {
+        tower(&whole)?
+    };
+    let kind = f.text("mm_projector_type").unwrap_or("linear");
+    let depth = match kind.strip_prefix("mlp").and_then(|rest| rest.strip_suffix("x_gelu")) {
+        None if kind == "linear" => Some(1),
+        None => None,
+        Some(depth) => depth.parse().ok().filter(|n| (1..=4).contains(n)),
+    };
+    let projector_depth = depth.ok_or_else(|| {
+        let reason = format!("expected linear or mlp2x_gelu to mlp4x_gelu, got `{kind}`");
+        f.error("mm_projector_type", reason)
+    })?;
+    let keeps_class = match f.text("mm_vision_select_feature").unwrap_or("patch") {
+        "patch" => false,
+        "cls_patch" => true,
+        other => {
+            let reason = format!("expected patch or cls_patch, got `{other}`");
+            return Err(f.error("mm_vision_select_feature", reason));
+        }
+    };
+    let layer = f.get("mm_vision_select_layer").and_then(Value::as_i64).unwrap_or(-2);
+    Ok(LlavaConfig {
+        states: states(f, "mm_vision_select_layer", &[layer], vision.depth)?,
+        vision,
+        keeps_class,
+        projector_depth,
+        projector_bias: true,
+        projector_activation: Activation::Gelu,
+        text: causal_config::llama(f)?,
+    })
+}
+
+/// Hidden states by their numbers, negative ones from the end.
+fn states(f: &Fields, field: &str, layers: &[i64], depth: usize) -> Result<Vec<usize>> {
+    let state = |layer: &i64| {
+        let from_end = depth as i64 + 1 + layer;
+        let state = if *layer < 0 { from_end } else { *layer };
+        usize::try_from(state).ok().filter(|s| *s <= depth)
+    };
+    let states: Option<Vec<usize>> = layers.iter().map(state).collect();
+    states.filter(|s| !s.is_empty()).ok_or_else(|| {
+        let last = -(depth as i64) - 1;
+        f.error(field, format!("expected hidden states from {last} to {depth}, got {layers:?}"))
+    })
+}
+
+/// The part of a configuration that describes CLIP's tower.
+fn tower(f: &Fields) -> Result<ClipVitConfig> {
+    let width = f.size("hidden_size", Some(1024))?;
+    let activation = f.activation("hidden_act", "quick_gelu")?;
+    let quick_gelu = match activation {
+        Activation::QuickGelu => true,
+        Activation::Gelu => false,
+        _ => return Err(f.error("hidden_act", "expected quick_gelu or gelu")),
+    };
+    Ok(ClipVitConfig {
+        image_size: f.sides("image_size", 336)?,
+        patch_size: f.size("patch_size", Some(14))?,
+        width,
+        depth: f.blocks("num_hidden_layers", Some(24))?,
+        heads: f.heads("num_attention_heads", width, Some(16))?,
+        mlp_dim: f.size("intermediate_size", Some(4096))?,
+        quick_gelu,
+        norm_eps: f.number("layer_norm_eps", 1e-5)? as f32,
+        position_rule: PositionRule::Transformers,
+    })
+}
