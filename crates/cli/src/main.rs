@@ -15,10 +15,12 @@ mod output;
 mod pictures;
 mod progress;
 mod rows_file;
+mod sampling;
 mod session;
 mod shapes;
 mod table;
 mod unread;
+mod written;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use global::Global;
@@ -47,6 +49,7 @@ enum Command {
     Classify(commands::classify::Args),
     Embed(commands::embed::Args),
     Match(commands::match_texts::Args),
+    Generate(commands::generate::Args),
     Preprocess(commands::preprocess::Args),
     Tokenize(commands::tokenize::Args),
     Model(commands::model::Args),
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Classify(args) => commands::classify::run(&global, &args),
         Command::Embed(args) => commands::embed::run(&global, &args),
         Command::Match(args) => commands::match_texts::run(&global, &args),
+        Command::Generate(args) => commands::generate::run(&global, &args),
         Command::Preprocess(args) => commands::preprocess::run(&global, &args),
         Command::Tokenize(args) => commands::tokenize::run(&global, &args),
         Command::Model(args) => commands::model::run(&global, &args),

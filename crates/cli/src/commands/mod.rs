@@ -5,6 +5,7 @@ pub(crate) mod classify;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod embed;
+pub(crate) mod generate;
 pub(crate) mod match_texts;
 pub(crate) mod model;
 pub(crate) mod preprocess;

@@ -1,0 +1,146 @@
+//! `ocelli generate`: text that goes on from a prompt.
+
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::interrupt;
+use crate::output::Output;
+use crate::sampling::SamplingArgs;
+use crate::session::{self, ModelArgs};
+use crate::written::Written;
+use ocelli_data::text::Tokenizer;
+use ocelli_models::generate::{Flow, Prompt, Settings, generate};
+use ocelli_models::language::causal::CausalModel;
+use serde::Serialize;
+use std::io::{IsTerminal, stdout};
+use std::time::Instant;
+
+/// Tokens of an answer where nothing is said.
+const USUAL_TOKENS: usize = 256;
+/// Prompts that are gone on from side by side.
+const BATCH: usize = 8;
+
+/// Go on from a prompt with a language model
+///
+/// Writes what the model adds to each prompt. On a terminal a single answer appears as it is written; Ctrl-C ends it there.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  ocelli generate -m gpt2 -i \"The cat sat on the\" -n 20
+  ocelli generate -m models/llama -i \"Once upon a time\" --temperature 0.8 --top-p 0.95 --seed 7
+  ocelli generate -m models/llama -i \"One,\" -i \"Red,\" --num-beams 4 --json")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Text to go on from; may be given several times
+    #[arg(
+        short = 'i',
+        long,
+        value_name = "TEXT",
+        required = true,
+        alias = "query",
+        short_alias = 'p'
+    )]
+    prompt: Vec<String>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Write a line of JSON for each prompt
+    #[arg(long, alias = "jsonl")]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    text: &'a str,
+    ids: &'a [u32],
+    prompt_tokens: usize,
+    image_tokens: usize,
+    generated_tokens: usize,
+    prefill_ms: f64,
+    decode_ms: f64,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let source = session::find(global, &args.model)?;
+    let usual = Settings::greedy(USUAL_TOKENS, &source.end_tokens()?);
+    let mut settings = args.sampling.settings(&usual)?;
+    let tokenizer = source.language_tokenizer()?;
+    let session = source.open(global)?;
+    let Some(model) = session.opened.model.causal() else {
+        return Err(session.unsuitable("going on from a prompt", "a language model"));
+    };
+    if settings.eos.is_empty() {
+        settings.eos.extend(tokenizer.named().end);
+    }
+    interrupt::watch();
+    let mut out = Output::new();
+    let shows = !args.json && args.prompt.len() == 1 && stdout().is_terminal();
+    for prompts in args.prompt.chunks(BATCH) {
+        write(model, &tokenizer, &settings, prompts, args, shows, &mut out)?;
+        out.flush()?;
+        if interrupt::asked() {
+            return Err(Failure::interrupted());
+        }
+    }
+    Ok(())
+}
+
+/// Goes on from some prompts side by side.
+fn write(
+    model: &dyn CausalModel,
+    tokenizer: &Tokenizer,
+    settings: &Settings,
+    texts: &[String],
+    args: &Args,
+    shows: bool,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let mut prompts = Vec::with_capacity(texts.len());
+    for text in texts {
+        prompts.push(Prompt::text(model, &tokenizer.encode(text, true))?);
+    }
+    let stops = &args.sampling.stop;
+    let mut written: Vec<Written> =
+        prompts.iter().map(|_| Written::new(tokenizer, stops)).collect();
+    let started = Instant::now();
+    let mut prefilled = None;
+    let mut broken = None;
+    let mut cache = model.new_cache(prompts.len());
+    let answers = generate(model, &prompts, &mut cache, settings, &mut |row, id| {
+        prefilled.get_or_insert_with(|| started.elapsed());
+        let more = written[row].push(id);
+        if shows && broken.is_none() {
+            broken = out.text(more).and_then(|()| out.flush()).err();
+        }
+        if written[row].is_over() || interrupt::asked() || broken.is_some() {
+            Flow::Stop
+        } else {
+            Flow::Continue
+        }
+    })?;
+    if let Some(failure) = broken {
+        return Err(failure);
+    }
+    let all = started.elapsed();
+    let prefill = prefilled.unwrap_or(all);
+    for ((written, answer), prompt) in written.iter_mut().zip(&answers).zip(&prompts) {
+        let rest = written.finish();
+        if shows {
+            out.text(rest)?;
+            out.text("\n")?;
+        } else if args.json {
+            out.json(&Line {
+                text: written.text(),
+                ids: &answer.ids,
+                prompt_tokens: prompt.ids.len(),
+                image_tokens: prompt.image_tokens,
+                generated_tokens: answer.ids.len(),
+                prefill_ms: prefill.as_secs_f64() * 1e3,
+                decode_ms: (all - prefill).as_secs_f64() * 1e3,
+            })?;
+        } else {
+            out.text(written.text())?;
+            out.text("\n")?;
+        }
+    }
+    Ok(())
+}
