@@ -24,6 +24,7 @@ pub mod norm;
 pub mod optimiser;
 pub mod pool;
 pub mod pooling;
+pub mod quant;
 pub mod rotary;
 pub mod simd;
 

@@ -1,6 +1,7 @@
 //! Where the numbers lie.
 
 use ocelli_kernels::Buffer;
+use ocelli_kernels::quant::Blocks;
 use std::sync::Arc;
 
 /// A type of number.
@@ -16,6 +17,22 @@ pub enum DType {
 pub trait Mapped: Send + Sync {
     /// The values.
     fn values(&self) -> &[f32];
+
+    /// The number of values.
+    fn len(&self) -> usize {
+        self.values().len()
+    }
+
+    /// Whether there are no values.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same values in blocks of few bits, if they are held so; then [`Mapped::values`] may take
+    /// the time and the memory to unpack them.
+    fn blocks(&self) -> Option<Blocks<'_>> {
+        None
+    }
 }
 
 /// The values of a tensor, shared between its copies.
@@ -43,7 +60,7 @@ impl Storage {
         match self {
             Self::F32(b) => b.len(),
             Self::Bf16(b) => b.len(),
-            Self::Mapped(m) => m.values().len(),
+            Self::Mapped(m) => m.len(),
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::storage::{from_bf16, to_bf16};
 use crate::tape::{Edge, Node, Tape, tracking};
 use crate::{DType, Error, Mapped, Result, Shape, Storage};
+use ocelli_kernels::quant::Blocks;
 use ocelli_kernels::{Buffer, elementwise};
 use std::sync::Arc;
 
@@ -43,8 +44,8 @@ impl Tensor {
     /// If the number of values does not fit the shape.
     pub fn from_mapped(values: Arc<dyn Mapped>, shape: &[usize]) -> Result<Self> {
         let shape = Shape::from(shape);
-        if shape.elements() != values.values().len() {
-            let n = values.values().len();
+        if shape.elements() != values.len() {
+            let n = values.len();
             return Err(Error::shape("from_mapped", format!("{n} values"), &shape));
         }
         Ok(Self { storage: Storage::Mapped(values), shape, node: None })
@@ -92,6 +93,14 @@ impl Tensor {
             Storage::F32(b) => b,
             Storage::Mapped(m) => m.values(),
             Storage::Bf16(_) => panic!("the values are bf16; cast the tensor to f32 first"),
+        }
+    }
+
+    /// The values in blocks of few bits, if they are held so.
+    pub fn blocks(&self) -> Option<Blocks<'_>> {
+        match &self.storage {
+            Storage::Mapped(m) => m.blocks(),
+            _ => None,
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) use tile::{Next, Panel, Tail, panel_fn, panel_width};
 use crate::activation::Activation;
 use crate::buffer::Buffer;
 use crate::pool::{Shared, parallel_for, threads};
+use crate::quant::PackedBlocks;
 use crate::simd::Isa;
 
 /// The longest inner dimension that is walked in one go: a panel of it stays in the second-level
@@ -23,6 +24,9 @@ use crate::simd::Isa;
 const BLOCK: usize = 3072;
 /// The same where panels are packed on the way, and what they are packed from needs room as well.
 const PACKED_BLOCK: usize = 1024;
+/// The same where panels are unpacked from blocks: what is unpacked stays in the first-level cache.
+/// It never depends on the rows, so that neither does a result.
+const BLOCKS_BLOCK: usize = 4 * crate::quant::BLOCK;
 /// The most rows that panels pass over.
 const ROWS: usize = 396;
 
@@ -55,12 +59,17 @@ pub enum Rhs<'a> {
     RowMajor(&'a [f32], usize),
     /// The transpose of `n` rows of `k` values, `stride` apart: the layout of linear weights.
     Transposed(&'a [f32], usize),
+    /// In blocks of few bits.
+    Blocks(&'a PackedBlocks),
 }
 
 impl Rhs<'_> {
     /// Where panel `p` is read from, inner value `from` first.
     fn source(&self, (p, from): (usize, usize), width: usize, k: usize) -> Next {
         let (data, at, stride) = match *self {
+            Rhs::Blocks(blocks) => {
+                return Next { at: blocks.at(p, from).cast(), stride: width };
+            }
             Rhs::Packed(packed) => (&packed.panels[..], (p * k + from) * width, width),
             Rhs::RowMajor(data, stride) => (data, from * stride + p * width, stride),
             // As many values one after the other, where rows touch.
@@ -140,6 +149,10 @@ fn check_rhs(k: usize, n: usize, rhs: Rhs) {
             assert!(p.k == k && p.n == n, "packed {}x{}, asked for {k}x{n}", p.k, p.n);
             return;
         }
+        Rhs::Blocks(b) => {
+            assert!(b.k() == k && b.n() == n, "packed {}x{}, asked for {k}x{n}", b.k(), b.n());
+            return;
+        }
         Rhs::RowMajor(data, stride) => (data.len(), span(k, stride, n)),
         Rhs::Transposed(data, stride) => (data.len(), span(n, stride, k)),
     };
@@ -167,6 +180,7 @@ unsafe fn pack_panel(
     unsafe {
         match rhs {
             Rhs::Packed(_) => unreachable!("a packed operand is not packed again"),
+            Rhs::Blocks(blocks) => blocks.unpack(p, (from, depth), to),
             Rhs::RowMajor(data, stride) => {
                 let data = data.as_ptr().add(from * stride + first);
                 pack_row_major(isa, data, stride, depth, cols, to);
@@ -191,7 +205,11 @@ pub fn matmul(
     out_stride: usize,
     epilogue: Epilogue,
 ) {
-    let isa = if let Rhs::Packed(p) = rhs { p.isa } else { Isa::best() };
+    let isa = match rhs {
+        Rhs::Packed(packed) => packed.isa,
+        Rhs::Blocks(blocks) => blocks.isa(),
+        _ => Isa::best(),
+    };
     matmul_for(isa, (m, n, k), lhs, rhs, out, out_stride, epilogue);
 }
 
@@ -235,7 +253,7 @@ fn matmul_for(
 
     let packed;
     let rhs = match rhs {
-        Rhs::Packed(_) => rhs,
+        Rhs::Packed(_) | Rhs::Blocks(_) => rhs,
         _ if chunks == 1 && lhs.k_stride == 1 => rhs,
         _ => {
             packed = PackedRhs::for_isa(isa, k, n, rhs);
@@ -247,8 +265,13 @@ fn matmul_for(
         unsafe { pack::pack_strips(isa, m, k, rows_per_chunk, lhs.data.as_ptr(), lhs.k_stride) }
     });
 
-    let longest = if matches!(rhs, Rhs::Packed(_)) { BLOCK } else { PACKED_BLOCK };
-    let block = k.div_ceil(k.div_ceil(longest).max(1)).max(1);
+    let block = match rhs {
+        Rhs::Blocks(_) => BLOCKS_BLOCK,
+        _ => {
+            let longest = if matches!(rhs, Rhs::Packed(_)) { BLOCK } else { PACKED_BLOCK };
+            k.div_ceil(k.div_ceil(longest).max(1)).max(1)
+        }
+    };
 
     let out = Shared::new(out);
     let pre = epilogue.pre_activation.map(Shared::new);

@@ -36,6 +36,32 @@ impl Vector for Avx2 {
         Self(unsafe { _mm256_maskload_ps(p, first(n)) })
     }
     #[inline(always)]
+    unsafe fn load_half(p: *const u16) -> Self {
+        // As `quant::from_half`: another instruction set would have to be there for the conversion.
+        unsafe {
+            let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            let sign = _mm256_slli_epi32::<16>(_mm256_and_si256(bits, _mm256_set1_epi32(0x8000)));
+            let magnitude =
+                _mm256_slli_epi32::<13>(_mm256_and_si256(bits, _mm256_set1_epi32(0x7fff)));
+            let bias = _mm256_castsi256_ps(_mm256_set1_epi32((127 + 112) << 23));
+            let value = _mm256_mul_ps(_mm256_castsi256_ps(magnitude), bias);
+            Self(_mm256_or_ps(value, _mm256_castsi256_ps(sign)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_signed_bytes(p: *const i8) -> Self {
+        Self(unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) })
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> (Self, Self) {
+        unsafe {
+            let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+            let low = _mm256_and_si256(bytes, _mm256_set1_epi32(15));
+            let high = _mm256_srli_epi32::<4>(bytes);
+            (Self(_mm256_cvtepi32_ps(low)), Self(_mm256_cvtepi32_ps(high)))
+        }
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         unsafe { _mm256_storeu_ps(p, self.0) }
     }

@@ -42,6 +42,12 @@ pub trait Vector: Copy {
     unsafe fn load(p: *const f32) -> Self;
     /// `n < LANES` values from `p`, zeros after.
     unsafe fn load_first(p: *const f32, n: usize) -> Self;
+    /// `LANES` f16 from `p`, which are finite.
+    unsafe fn load_half(p: *const u16) -> Self;
+    /// `LANES` signed bytes from `p`.
+    unsafe fn load_signed_bytes(p: *const i8) -> Self;
+    /// The lower and the upper halves of `LANES` bytes from `p`.
+    unsafe fn load_nibbles(p: *const u8) -> (Self, Self);
     /// All lanes to `p`.
     unsafe fn store(self, p: *mut f32);
     /// The first `n < LANES` lanes to `p`.

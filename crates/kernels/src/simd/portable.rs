@@ -34,6 +34,20 @@ impl Vector for Portable {
         Self(std::array::from_fn(|i| if i < n { unsafe { *p.add(i) } } else { 0.0 }))
     }
     #[inline(always)]
+    unsafe fn load_half(p: *const u16) -> Self {
+        let bits = unsafe { p.cast::<[u16; 8]>().read_unaligned() };
+        Self(bits.map(crate::quant::from_half))
+    }
+    #[inline(always)]
+    unsafe fn load_signed_bytes(p: *const i8) -> Self {
+        Self(unsafe { p.cast::<[i8; 8]>().read_unaligned() }.map(f32::from))
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> (Self, Self) {
+        let bytes = unsafe { p.cast::<[u8; 8]>().read_unaligned() };
+        (Self(bytes.map(|b| f32::from(b & 15))), Self(bytes.map(|b| f32::from(b >> 4))))
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         unsafe { p.cast::<[f32; 8]>().write_unaligned(self.0) }
     }

@@ -21,7 +21,14 @@ impl Tensor {
             return Err(Error::Index { op: "embedding", index: *id as usize, len: rows });
         }
         let mut out = Buffer::uninit(ids.len() * width);
-        elementwise::gather_rows(self.values(), width, ids, &mut out);
+        match self.blocks().filter(|b| b.shape() == [rows, width]) {
+            Some(blocks) => {
+                for (id, out) in ids.iter().zip(out.chunks_exact_mut(width)) {
+                    blocks.row(*id as usize, out);
+                }
+            }
+            None => elementwise::gather_rows(self.values(), width, ids, &mut out),
+        }
         let mut axes = shape.to_vec();
         axes.push(width);
         let (edge, ids) = (self.edge(), Arc::clone(ids));

@@ -3,15 +3,22 @@
 use crate::{Error, Result, Shape, Tensor};
 use ocelli_kernels::activation::{self, Activation};
 use ocelli_kernels::gemm::{Epilogue, Lhs, PackedRhs, Rhs, matmul};
+use ocelli_kernels::quant::PackedBlocks;
 use ocelli_kernels::{Buffer, elementwise};
 use std::sync::Arc;
 
 /// A weight in the form that the kernels read fastest; made once, shared freely.
 #[derive(Clone, Debug)]
-pub struct PackedWeight(Arc<PackedRhs>);
+pub struct PackedWeight(Arc<Panels>);
+
+#[derive(Debug)]
+enum Panels {
+    Values(PackedRhs),
+    Blocks(PackedBlocks),
+}
 
 impl PackedWeight {
-    /// Packs a weight `[outputs, inputs]`.
+    /// Packs a weight `[outputs, inputs]`; one in blocks stays so.
     ///
     /// # Errors
     /// If it is not a matrix.
@@ -19,18 +26,34 @@ impl PackedWeight {
         let &[outputs, inputs] = &weight.shape()[..] else {
             return Err(Error::shape("pack", "[outputs, inputs]", weight.shape()));
         };
+        if let Some(blocks) = weight.blocks().filter(|b| b.shape() == [outputs, inputs]) {
+            return Ok(Self(Arc::new(Panels::Blocks(PackedBlocks::new(blocks)))));
+        }
         let rhs = Rhs::Transposed(weight.values(), inputs);
-        Ok(Self(Arc::new(PackedRhs::new(inputs, outputs, rhs))))
+        Ok(Self(Arc::new(Panels::Values(PackedRhs::new(inputs, outputs, rhs)))))
     }
 
     /// Outputs and inputs.
     pub fn shape(&self) -> [usize; 2] {
-        [self.0.n(), self.0.k()]
+        match &*self.0 {
+            Panels::Values(panels) => [panels.n(), panels.k()],
+            Panels::Blocks(panels) => [panels.n(), panels.k()],
+        }
     }
 
     /// Memory that it takes, in bytes.
     pub fn bytes(&self) -> usize {
-        self.0.bytes()
+        match &*self.0 {
+            Panels::Values(panels) => panels.bytes(),
+            Panels::Blocks(panels) => panels.bytes(),
+        }
+    }
+
+    fn rhs(&self) -> Rhs<'_> {
+        match &*self.0 {
+            Panels::Values(panels) => Rhs::Packed(panels),
+            Panels::Blocks(panels) => Rhs::Blocks(panels),
+        }
     }
 }
 
@@ -137,8 +160,7 @@ impl Tensor {
     /// If shapes do not fit.
     pub fn linear_packed(&self, weight: &PackedWeight, options: LinearOptions) -> Result<Tensor> {
         let [outputs, inputs] = weight.shape();
-        let rhs = Rhs::Packed(&weight.0);
-        self.apply_linear(outputs, inputs, rhs, false, options).map(|(out, _)| out)
+        self.apply_linear(outputs, inputs, weight.rhs(), false, options).map(|(out, _)| out)
     }
 
     /// The output, and the values before the activation where a gradient will need them.
