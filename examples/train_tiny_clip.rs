@@ -1,9 +1,10 @@
 //! A CLIP from nothing on seven drawings with captions, in seconds: it learns them by heart.
 //!
-//! Run: cargo run --release --example train_tiny_clip -- runs/tiny_clip
+//! Run: `cargo run --release --example train_tiny_clip -- runs/tiny_clip`
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use ocelli_train::{RunOptions, TrainConfig, run};
+use std::error::Error;
 
 const RECIPE: &str = r#"
 model = { family = "clip", image_size = 32, embed_dim = 32, vision = { patch_size = 8, width = 48, depth = 2, heads = 3 }, text = { context_length = 8, width = 48, depth = 1, heads = 3 }, tokenizer = { train_vocab_size = 540 } }
@@ -14,7 +15,7 @@ schedule = { name = "cosine", warmup_ratio = 0.1 }
 freeze = { vision = "none", text = "none" }
 "#;
 
-fn main() -> Result<(), ocelli_train::Error> {
+fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).unwrap_or("runs/tiny_clip".to_owned());
     let config = TrainConfig::parse(RECIPE, "the recipe above", &[])?;
     let options = RunOptions { folder: folder.clone().into(), ..RunOptions::default() };

@@ -1,6 +1,6 @@
 //! What is in a picture, by labels in words and the model inside the program.
 //!
-//! Run: cargo run --release --example zero_shot -- examples/pictures/fox.svg fox guitar pizza
+//! Run: `cargo run --release --example zero_shot -- examples/pictures/fox.svg fox guitar pizza`
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use ocelli_data::image::{Limits, open};

@@ -98,7 +98,7 @@ impl From<ocelli_models::Error> for Failure {
             | E::Config { .. }
             | E::UnknownModel { .. } => Self::model(message),
             E::Unsuitable { .. } => Self::usage(message),
-            E::Data(_) => Self::input(message),
+            E::Data(_) | E::ContextOverflow { .. } | E::EmptyPrompt { .. } => Self::input(message),
             _ => Self::runtime(message),
         }
     }

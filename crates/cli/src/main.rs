@@ -19,11 +19,13 @@ mod sampling;
 mod session;
 mod shapes;
 mod table;
+mod texts;
 mod unread;
 mod written;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use global::Global;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Vision-language models in one binary
@@ -49,6 +51,8 @@ enum Command {
     Classify(commands::classify::Args),
     Embed(commands::embed::Args),
     Match(commands::match_texts::Args),
+    Caption(commands::caption::Args),
+    Vqa(commands::vqa::Args),
     Generate(commands::generate::Args),
     Preprocess(commands::preprocess::Args),
     Tokenize(commands::tokenize::Args),
@@ -60,10 +64,23 @@ enum Command {
     Completions(commands::completions::Args),
 }
 
+/// Reads the arguments. `-q` is the question of `vqa`, and everywhere else `--quiet`.
+fn parse(arguments: &[OsString]) -> Cli {
+    let mut command = Cli::command();
+    let name = |a: &OsString| command.find_subcommand(a).map(|c| c.get_name().to_owned());
+    if arguments.iter().skip(1).find_map(name).is_some_and(|name| name == "vqa") {
+        command = command
+            .mut_arg("quiet", |quiet| quiet.short(None))
+            .mut_subcommand("vqa", |vqa| vqa.mut_arg("question", |q| q.short('q')));
+    }
+    let mut matches = command.clone().get_matches_from(arguments);
+    Cli::from_arg_matches_mut(&mut matches).unwrap_or_else(|e| e.format(&mut command).exit())
+}
+
 fn main() -> ExitCode {
     // llama.cpp spells --model of a hub id `-hf`, which is not a short flag.
     let arguments = std::env::args_os().map(|a| if a == "-hf" { "--model".into() } else { a });
-    let Cli { global, command } = Cli::parse_from(arguments);
+    let Cli { global, command } = parse(&arguments.collect::<Vec<OsString>>());
     if let Err(failure) = global::check_environment() {
         return failure.report();
     }
@@ -74,6 +91,8 @@ fn main() -> ExitCode {
         Command::Classify(args) => commands::classify::run(&global, &args),
         Command::Embed(args) => commands::embed::run(&global, &args),
         Command::Match(args) => commands::match_texts::run(&global, &args),
+        Command::Caption(args) => commands::caption::run(&global, &args),
+        Command::Vqa(args) => commands::vqa::run(&global, &args),
         Command::Generate(args) => commands::generate::run(&global, &args),
         Command::Preprocess(args) => commands::preprocess::run(&global, &args),
         Command::Tokenize(args) => commands::tokenize::run(&global, &args),

@@ -216,8 +216,12 @@ fn settings_are_checked() {
     let unknown: Result<SourceConfig, _> =
         serde_json::from_value(json!({ "path": "x", "wait": 1 }));
     assert!(unknown.unwrap_err().to_string().contains("unknown field `wait`"));
-    assert!(error(json!({ "path": "pictures.zip" })).contains("set kind"));
+    let root = folder("settings");
+    let (zip, csv) = (root.join("pictures.zip"), root.join("a.csv"));
+    write(&zip, "");
+    write(&csv, "");
+    assert!(error(json!({ "path": zip })).contains("set kind"));
     assert!(error(json!({ "path": "a.tar", "weight": 0.0 })).contains("weight is 0"));
     assert_eq!(config(json!({ "path": "a", "kind": "json_lines" })).kind, Some(Kind::JsonLines));
-    assert!(error(json!({ "path": "a.csv", "separator": "\"" })).contains("separator"));
+    assert!(error(json!({ "path": csv, "separator": "\"" })).contains("separator"));
 }

@@ -73,8 +73,10 @@ pub enum Error {
         expected: usize,
     },
     /// A text has more or fewer places for pictures than there are pictures.
-    #[error("the text has {places} places for pictures, but {images} pictures were given; give one \
-             picture for each place")]
+    #[error(
+        "the text has {places} places for pictures, but {images} pictures were given; give one \
+             picture for each place"
+    )]
     ImageCount {
         /// Places in the text.
         places: usize,

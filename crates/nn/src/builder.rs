@@ -1,14 +1,14 @@
 //! Where the parameters of a new model come from.
 
-use crate::checkpoint::{self, Checkpoint, MappedF32};
-use crate::names::{Layout, Names, Place, share};
+use crate::checkpoint::{self, Checkpoint, MappedBytes, MappedF32};
+use crate::names::{Layout, Names, Place, halves_of_pairs, share};
 use crate::{Init, Parameter, Parameters};
-use ocelli_tensor::{Mapped, Tensor};
+use ocelli_tensor::{BLOCK, BlockKind, Blocks, Mapped, Tensor, quantise};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt::{Display, Write as _};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Makes the parameters of a model, at random or from a checkpoint.
 ///
@@ -114,6 +114,48 @@ impl Mapped for InMap {
     }
 }
 
+/// Values in blocks, unpacked only if somebody asks for them.
+struct InBlocks {
+    kind: BlockKind,
+    shape: [usize; 2],
+    bytes: Bytes,
+    values: OnceLock<Vec<f32>>,
+}
+
+enum Bytes {
+    Mapped(MappedBytes),
+    Own(Vec<u8>),
+}
+
+impl InBlocks {
+    /// A matrix of this shape; one of more axes has its last one as columns.
+    fn tensor(kind: BlockKind, bytes: Bytes, shape: &[usize]) -> Option<Tensor> {
+        let cols = *shape.last()?;
+        let rows = shape[..shape.len() - 1].iter().product();
+        let held = Self { kind, shape: [rows, cols], bytes, values: OnceLock::new() };
+        held.blocks()?;
+        Tensor::from_mapped(Arc::new(held), shape).ok()
+    }
+}
+
+impl Mapped for InBlocks {
+    fn values(&self) -> &[f32] {
+        self.values.get_or_init(|| self.blocks().map(|b| b.values()).unwrap_or_default())
+    }
+
+    fn len(&self) -> usize {
+        self.shape[0] * self.shape[1]
+    }
+
+    fn blocks(&self) -> Option<Blocks<'_>> {
+        let bytes = match &self.bytes {
+            Bytes::Mapped(bytes) => bytes,
+            Bytes::Own(bytes) => &bytes[..],
+        };
+        Blocks::new(self.kind, self.shape[0], self.shape[1], bytes)
+    }
+}
+
 /// Fresh pages, which take memory only once they are touched.
 struct Untouched(Vec<f32>);
 
@@ -159,6 +201,25 @@ impl Builder {
     /// A parameter; drawn by `init` if the model is new.
     pub fn parameter(&self, name: &str, shape: &[usize], init: Init) -> Parameter {
         self.make(name, shape, init, false)
+    }
+
+    /// The weight `[outputs, inputs]` of a linear layer; in blocks of few bits if the checkpoint is
+    /// [`Checkpoint::quantised`] and a row has whole ones.
+    pub fn weight(&self, name: &str, shape: &[usize], init: Init) -> Parameter {
+        let parameter = self.make(name, shape, init, false);
+        if let Source::Checkpoint(file, _) = &self.shared.source
+            && let Some(kind) = file.quantised_to()
+            && shape.last().is_some_and(|cols| cols.is_multiple_of(BLOCK))
+        {
+            let value = parameter.tensor();
+            if value.shape()[..] == *shape && value.blocks().is_none_or(|b| b.kind() != kind) {
+                let bytes = Bytes::Own(quantise(kind, value.values()));
+                if let Some(blocks) = InBlocks::tensor(kind, bytes, shape) {
+                    parameter.replace(&blocks);
+                }
+            }
+        }
+        parameter
     }
 
     /// A running statistic, which no optimiser touches.
@@ -220,7 +281,11 @@ impl Builder {
         }
         match Self::read(file, &place, shape) {
             Ok(Some(tensor)) => {
-                if !tensor.values().iter().all(|v| v.is_finite()) {
+                let is_finite = match tensor.blocks() {
+                    Some(blocks) => blocks.is_finite(),
+                    None => tensor.values().iter().all(|v| v.is_finite()),
+                };
+                if !is_finite {
                     problems.not_finite.push(place.theirs.join(" + "));
                 }
                 Some(tensor)
@@ -242,6 +307,19 @@ impl Builder {
             && let Some(mapped) = file.mapped_f32(theirs)
         {
             return Ok(Tensor::from_mapped(Arc::new(InMap(mapped)), shape).ok());
+        }
+        if let [theirs] = &place.theirs[..]
+            && let Some((kind, bytes)) = file.blocks(theirs)
+        {
+            let row = shape.last().copied().unwrap_or(0) / BLOCK * kind.bytes();
+            let bytes = match place.layout {
+                Layout::Same => Some(Bytes::Mapped(bytes)),
+                Layout::Pairs(head_dim) => halves_of_pairs(&bytes, row, head_dim).map(Bytes::Own),
+                _ => None,
+            };
+            if let Some(tensor) = bytes.and_then(|bytes| InBlocks::tensor(kind, bytes, shape)) {
+                return Ok(Some(tensor));
+            }
         }
         let mut parts = Vec::with_capacity(place.theirs.len());
         for theirs in &place.theirs {
@@ -305,7 +383,7 @@ impl Builder {
 impl Parameters {
     /// These and those of another part of the model.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub fn and(self, other: &Self) -> Self {
         Self::new(self.iter().chain(other.iter()).cloned().collect())
     }
 

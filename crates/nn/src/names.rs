@@ -75,6 +75,8 @@ pub struct Names {
     /// Prefix of our own names that the table leaves out, such as `vision.`.
     root: String,
     ignored: Vec<Cow<'static, str>>,
+    /// Values per head, for rows in pairs.
+    head_dim: usize,
 }
 
 /// What a parameter of ours is in a checkpoint.
@@ -99,7 +101,14 @@ impl Names {
             prefix: String::new(),
             root: String::new(),
             ignored: ignored.iter().map(|pattern| (*pattern).into()).collect(),
+            head_dim: 0,
         }
+    }
+
+    /// The same for heads of so many values, which [`Name::pairs`] needs.
+    #[must_use]
+    pub fn with_head_dim(self, head_dim: usize) -> Self {
+        Self { head_dim, ..self }
     }
 
     /// The same with what `~` stands for.
@@ -143,7 +152,11 @@ impl Names {
         self.rules.iter().find_map(|rule| {
             let stars = captures(rule.ours, name)?;
             let theirs = expand(rule.theirs, &self.prefix, &stars);
-            Some(Place { theirs, layout: rule.layout, leading: rule.leading })
+            let layout = match rule.layout {
+                Layout::Pairs(_) => Layout::Pairs(self.head_dim),
+                layout => layout,
+            };
+            Some(Place { theirs, layout, leading: rule.leading })
         })
     }
 
@@ -158,6 +171,36 @@ impl Names {
         let bare = name.strip_prefix(&self.prefix).unwrap_or(name);
         self.ignored.iter().any(|p| captures(p, bare).is_some() || captures(p, name).is_some())
     }
+}
+
+/// Rows of `row` items, heads of `head_dim` rows: the first rows of a head's pairs, then the second
+/// ones. `None` if there are no whole heads of pairs.
+pub(crate) fn halves_of_pairs<T: Copy>(items: &[T], row: usize, head_dim: usize) -> Option<Vec<T>> {
+    let head = row.checked_mul(head_dim).filter(|n| *n > 0 && head_dim.is_multiple_of(2))?;
+    if !items.len().is_multiple_of(head) {
+        return None;
+    }
+    let mut all = Vec::with_capacity(items.len());
+    for head in items.chunks_exact(head) {
+        for half in 0..2 {
+            for pair in head.chunks_exact(2 * row) {
+                all.extend(&pair[half * row..][..row]);
+            }
+        }
+    }
+    Some(all)
+}
+
+/// The inverse of [`halves_of_pairs`].
+fn pairs_of_halves(values: &[f32], row: usize, head_dim: usize) -> Vec<f32> {
+    let mut all = Vec::with_capacity(values.len());
+    for head in values.chunks_exact((row * head_dim).max(1)) {
+        let (first, second) = head.split_at(head.len() / 2);
+        for (a, b) in first.chunks_exact(row).zip(second.chunks_exact(row)) {
+            all.extend(a.iter().chain(b));
+        }
+    }
+    all
 }
 
 /// What each `*` of `pattern` stands for, if the pattern fits.
@@ -214,6 +257,10 @@ impl Place {
             }
             match self.layout {
                 Layout::Same => all.extend(values),
+                Layout::Pairs(head_dim) => {
+                    let row = values.len() / shape.first().copied().unwrap_or(1).max(1);
+                    all.extend(halves_of_pairs(&values, row, head_dim)?);
+                }
                 Layout::Transposed(split) => {
                     let rows: usize = shape[..split].iter().product();
                     all.extend(transposed(&values, rows));
@@ -252,6 +299,10 @@ impl Place {
                 share == [cols, rows]
             }
             Layout::Transposed(_) => false,
+            Layout::Pairs(head_dim) => {
+                let is_whole = |rows: &usize| rows.is_multiple_of(head_dim.max(1));
+                head_dim.is_multiple_of(2) && theirs == share && share.first().is_some_and(is_whole)
+            }
             Layout::Hwio => {
                 matches!(theirs, &[h, w, i, o] if share == [o, i, h, w] || share == [o, i * h * w])
             }
@@ -266,6 +317,10 @@ impl Place {
         values
             .chunks_exact((values.len() / n).max(1))
             .map(|part| match self.layout {
+                Layout::Pairs(head_dim) => {
+                    let row = part.len() / share.first().copied().unwrap_or(1).max(1);
+                    (share.clone(), pairs_of_halves(part, row, head_dim))
+                }
                 Layout::Transposed(_) => {
                     let shape = share.iter().rev().copied().collect();
                     (shape, transposed(part, share[0]))
@@ -372,6 +427,13 @@ mod tests {
             place(Layout::Transposed(1)).to_ours(heads, &[2, 2]).unwrap(),
             [0.0, 2.0, 1.0, 3.0]
         );
+        // Two heads of two pairs of rows, and back.
+        let pairs: Vec<f32> = (0..8).map(|i| i as f32).collect();
+        let halves = [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0];
+        let heads = place(Layout::Pairs(4));
+        assert_eq!(heads.to_ours(vec![(vec![8, 1], pairs.clone())], &[8, 1]).unwrap(), halves);
+        assert_eq!(heads.to_theirs(&[8, 1], &halves)[0].1, pairs);
+        assert!(!place(Layout::Pairs(3)).fits(&[6], &[6]));
         assert!(
             place(Layout::Same).fits(&[2, 3], &[6]) && !place(Layout::Same).fits(&[3, 2], &[2, 3])
         );

@@ -21,7 +21,7 @@ pub(crate) enum Reader {
     /// As ids, by a tower that may learn.
     Clip(Box<TextEncoder>),
     /// By a locked tower.
-    Lit(LockedTexts),
+    Lit(Box<LockedTexts>),
 }
 
 /// Everything that is made from a recipe.
@@ -82,7 +82,7 @@ impl Setup {
                 let towers = config.model.towers.as_ref().expect("it was built from them");
                 let (texts, its_files) = LockedTexts::open(&towers.text, lit)?;
                 files = its_files;
-                Some(Reader::Lit(texts))
+                Some(Reader::Lit(Box::new(texts)))
             }
             _ => None,
         };

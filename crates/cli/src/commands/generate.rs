@@ -135,7 +135,7 @@ fn write(
                 image_tokens: prompt.image_tokens,
                 generated_tokens: answer.ids.len(),
                 prefill_ms: prefill.as_secs_f64() * 1e3,
-                decode_ms: (all - prefill).as_secs_f64() * 1e3,
+                decode_ms: all.saturating_sub(prefill).as_secs_f64() * 1e3,
             })?;
         } else {
             out.text(written.text())?;

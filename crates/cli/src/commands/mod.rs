@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod bench;
+pub(crate) mod caption;
 pub(crate) mod classify;
 pub(crate) mod completions;
 pub(crate) mod doctor;
@@ -12,3 +13,4 @@ pub(crate) mod preprocess;
 pub(crate) mod tokenize;
 pub(crate) mod train;
 pub(crate) mod verify;
+pub(crate) mod vqa;

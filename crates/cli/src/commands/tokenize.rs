@@ -9,6 +9,7 @@ use ocelli_data::text::{Behaviour, Truncate};
 use serde::Serialize;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, stdin};
+use std::path::Path;
 
 /// Turn texts into the ids that a model sees
 ///
@@ -54,7 +55,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         Some(Rules::OpenAi) => behaves(Some(Behaviour::OpenAi))?,
         Some(Rules::OpenClip) => behaves(Some(Behaviour::OpenClip))?,
         Some(Rules::HuggingFace) => behaves(Some(Behaviour::HuggingFace))?,
-        Some(Rules::SentencePiece) => session::sentencepiece(&args.model)?,
+        Some(Rules::SentencePiece) => {
+            let dir = args.model.model.as_deref().unwrap_or(".");
+            Tokenizer::Language(Box::new(session::sentencepiece(Path::new(dir))?))
+        }
     };
     let mut input = BufReader::new(stdin());
     let mut out = Output::new();

@@ -90,11 +90,11 @@ impl Template {
             text = format!("{}{user_end}", self.system);
         }
         for (user, answer) in turns {
-            text += &format!("{user_role}{joint}{user}{user_end}");
+            text += &[user_role, joint, user, user_end].concat();
             match answer {
-                Some(answer) => text += &format!("{model_role}{joint}{answer}{answer_end}"),
+                Some(answer) => text += &[model_role, joint, answer, answer_end].concat(),
                 // The space would be a token of its own.
-                None => text += &format!("{model_role}{}", joint.trim_end()),
+                None => text += &[model_role, joint.trim_end()].concat(),
             }
         }
         text
@@ -113,9 +113,9 @@ impl Template {
                 }
                 _ => String::new(),
             };
-            text += &format!("{start}[INST] {system}{user} [/INST]");
+            text += &[start, "[INST] ", &system, user, " [/INST]"].concat();
             if let Some(answer) = answer {
-                text += &format!(" {answer} {end}");
+                text += &[" ", answer, " ", end].concat();
             }
         }
         // As published: the characters of the mark, not the mark.

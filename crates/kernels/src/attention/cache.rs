@@ -27,9 +27,11 @@ pub struct CacheRow {
 }
 
 impl Clone for CacheRow {
+    /// With room for little more than the tokens that are there.
     fn clone(&self) -> Self {
-        let (keys, values) = (self.keys.clone(), self.values.clone());
-        Self { keys, values, ..*self }
+        let room = (self.len + 1).next_multiple_of(panel_width(self.isa));
+        let (keys, values) = self.with_room(room);
+        Self { room, keys, values, ..*self }
     }
 }
 
@@ -74,23 +76,24 @@ impl CacheRow {
         if tokens <= self.room {
             return;
         }
-        let width = panel_width(self.isa);
-        let room = tokens.max(self.room + self.room / 2).next_multiple_of(width);
-        let grow = |old: &Buffer<f32>, per_token: usize| {
-            let mut new = Buffer::uninit(self.kv_heads * room * per_token);
-            // Whole panels: what is behind the last token is never read as a score, but must be
-            // finite.
-            new.fill(0.0);
-            let used = self.len.next_multiple_of(width).min(self.room) * per_token;
+        let room = tokens.max(self.room + self.room / 2).next_multiple_of(panel_width(self.isa));
+        (self.keys, self.values) = self.with_room(room);
+        self.room = room;
+    }
+
+    /// Keys and values with room for `room` tokens, a multiple of the panel width.
+    fn with_room(&self, room: usize) -> (Buffer<f32>, Buffer<f32>) {
+        let resized = |old: &Buffer<f32>, per_token: usize| {
+            // Zeros, as a product may read what is behind the last token.
+            let mut new = Buffer::zeroed(self.kv_heads * room * per_token);
+            let used = self.len.next_multiple_of(panel_width(self.isa)).min(self.room) * per_token;
             for head in 0..self.kv_heads {
                 let from = &old[head * self.room * per_token..][..used];
                 new[head * room * per_token..][..used].copy_from_slice(from);
             }
             new
         };
-        let keys = grow(&self.keys, self.head_dim);
-        let values = grow(&self.values, self.value_width());
-        (self.keys, self.values, self.room) = (keys, values, room);
+        (resized(&self.keys, self.head_dim), resized(&self.values, self.value_width()))
     }
 
     /// Adds `tokens` tokens, whose keys and values are `[tokens, kv_heads, head_dim]`, each token

@@ -235,6 +235,8 @@ impl PackedBlocks {
     }
 }
 
+// Vectors of halves are loaded from any address.
+#[allow(clippy::cast_ptr_alignment)]
 #[inline(always)]
 unsafe fn unpack<V: Vector>(kind: BlockKind, from: *const u8, blocks: usize, to: *mut f32) {
     let width = V::LANES * V::TILE_VECTORS;

@@ -262,7 +262,7 @@ impl QFormer {
     /// # Errors
     /// As for [`QFormer::hidden_states`].
     pub fn forward(&self, memory: &Memory) -> Result<Tensor> {
-        last(self.hidden_states(memory)?)
+        Ok(last(self.hidden_states(memory)?))
     }
 
     /// Texts without pictures, every token seeing all of its text, `[batch, tokens, width]`. Tokens
@@ -273,7 +273,7 @@ impl QFormer {
     pub fn read(&self, texts: &Texts) -> Result<Tensor> {
         let keys = Some(Arc::clone(&texts.mask));
         let mask = AttentionMask { keys, ..AttentionMask::default() };
-        last(self.run(&self.text_tokens(texts)?, None, &mask)?)
+        Ok(last(self.run(&self.text_tokens(texts)?, None, &mask)?))
     }
 
     /// Queries and texts that see each other: the tokens after the embedding and after each block,
@@ -292,7 +292,7 @@ impl QFormer {
     /// # Errors
     /// As for [`QFormer::joint_states`].
     pub fn join(&self, memory: &Memory, texts: &Texts) -> Result<Tensor> {
-        last(self.joint_states(memory, texts)?)
+        Ok(last(self.joint_states(memory, texts)?))
     }
 
     /// Logits of the word after each token of a text that is written about a picture,
@@ -305,7 +305,7 @@ impl QFormer {
         let head = head.ok_or_else(|| unsuitable("writing text", "a language head"))?;
         let tokens = [self.query_tokens(memory.batch())?, self.text_tokens(texts)?];
         let tokens = Tensor::cat(&[&tokens[0], &tokens[1]], 1)?;
-        let x = last(self.run(&tokens, Some(memory), &self.joint_mask(texts, true)?)?)?;
+        let x = last(self.run(&tokens, Some(memory), &self.joint_mask(texts, true)?)?);
         let x = x.narrow(1, self.config.queries, texts.tokens())?; // [batch, tokens, width]
         let x = head.transform.forward_with(&x, self.config.activation, None)?;
         Ok(head.vocab.forward(&head.norm.forward(&x)?)?)
@@ -356,8 +356,8 @@ impl QFormer {
     }
 }
 
-fn last(mut states: Vec<Tensor>) -> Result<Tensor> {
-    Ok(states.pop().expect("the embedding is the first state"))
+fn last(mut states: Vec<Tensor>) -> Tensor {
+    states.pop().expect("the embedding is the first state")
 }
 
 fn unsuitable(what: &'static str, needs: &'static str) -> Error {

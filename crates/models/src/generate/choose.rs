@@ -73,6 +73,8 @@ pub(super) struct Chooser<'a> {
     rng: ChaCha8Rng,
 }
 
+// A penalty of exactly 1 changes nothing.
+#[allow(clippy::float_cmp)]
 impl<'a> Chooser<'a> {
     /// For a row whose prompt has these ids.
     pub(super) fn new(settings: &'a Settings, prompt: &[u32]) -> Self {
@@ -102,6 +104,8 @@ impl<'a> Chooser<'a> {
 
 /// What every strategy does to scores first: the repetition penalty on ids that were `said`, and no
 /// end before the fewest tokens.
+// A penalty of exactly 1 changes nothing.
+#[allow(clippy::float_cmp)]
 pub(super) fn adjust(
     scores: &mut [f32],
     settings: &Settings,
@@ -132,6 +136,7 @@ fn likeliest(logits: &[f32]) -> u32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // Powers of two stay exact.
 mod tests {
     use super::*;
 

@@ -211,7 +211,8 @@ fn token_by_token(
         let logits = decoder.advance(&rows, &mut working)?; // [live, vocab]
         let vocab = logits.shape().last_axis();
         let (mut kept, mut next) = (Vec::new(), Vec::new());
-        for (row, (&i, logits)) in live.iter().zip(logits.values().chunks_exact(vocab)).enumerate() {
+        for (row, (&i, logits)) in live.iter().zip(logits.values().chunks_exact(vocab)).enumerate()
+        {
             let answer = &mut answers[i];
             let id = choosers[i].next(logits, answer.ids.len());
             answer.ids.push(id);

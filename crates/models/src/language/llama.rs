@@ -162,6 +162,19 @@ impl Llama {
         &self.config
     }
 
+    /// With changes of low rank to the projections `on` of each attention, `q`, `k`, `v` or `out`.
+    #[must_use]
+    pub fn with_lora(mut self, b: &Builder, rank: usize, scale: f32, on: &[&str]) -> Self {
+        let blocks = std::mem::take(&mut self.blocks).into_iter().enumerate();
+        self.blocks = blocks
+            .map(|(i, block)| {
+                let b = b.at("blocks").at(i).at("attn");
+                Block { attn: block.attn.with_lora(&b, rank, scale, on), ..block }
+            })
+            .collect();
+        self
+    }
+
     /// As [`CausalModel::features`], for tokens at the given positions, `[batch, tokens]`.
     ///
     /// # Errors
@@ -229,6 +242,44 @@ pub const TRANSFORMERS: &[Name] = &[
     copy("blocks.*.mlp.down.weight", "~layers.*.mlp.down_proj.weight"),
     copy("norm.weight", "~norm.weight"),
 ];
+
+/// GGUF files of the architecture `llama`.
+pub const GGUF: &[Name] = &[
+    copy("word", "token_embd.weight"),
+    copy("blocks.*.norm1.weight", "blk.*.attn_norm.weight"),
+    copy("blocks.*.attn.q.weight", "blk.*.attn_q.weight").pairs(),
+    copy("blocks.*.attn.k.weight", "blk.*.attn_k.weight").pairs(),
+    copy("blocks.*.attn.v.weight", "blk.*.attn_v.weight"),
+    copy("blocks.*.attn.out.weight", "blk.*.attn_output.weight"),
+    copy("blocks.*.norm2.weight", "blk.*.ffn_norm.weight"),
+    copy("blocks.*.mlp.gate.weight", "blk.*.ffn_gate.weight"),
+    copy("blocks.*.mlp.up.weight", "blk.*.ffn_up.weight"),
+    copy("blocks.*.mlp.down.weight", "blk.*.ffn_down.weight"),
+    copy("norm.weight", "output_norm.weight"),
+    copy("head.weight", "output.weight"),
+];
+
+/// Name map of a GGUF file with heads of so many values.
+pub fn gguf_names(head_dim: usize) -> Names {
+    Names::family(GGUF, &[]).with_head_dim(head_dim)
+}
+
+/// Changes of low rank as peft writes them.
+const LORA: &[Name] = &[
+    copy("blocks.*.attn.q.lora_a", "~layers.*.self_attn.q_proj.lora_A.weight"),
+    copy("blocks.*.attn.q.lora_b", "~layers.*.self_attn.q_proj.lora_B.weight"),
+    copy("blocks.*.attn.k.lora_a", "~layers.*.self_attn.k_proj.lora_A.weight"),
+    copy("blocks.*.attn.k.lora_b", "~layers.*.self_attn.k_proj.lora_B.weight"),
+    copy("blocks.*.attn.v.lora_a", "~layers.*.self_attn.v_proj.lora_A.weight"),
+    copy("blocks.*.attn.v.lora_b", "~layers.*.self_attn.v_proj.lora_B.weight"),
+    copy("blocks.*.attn.out.lora_a", "~layers.*.self_attn.o_proj.lora_A.weight"),
+    copy("blocks.*.attn.out.lora_b", "~layers.*.self_attn.o_proj.lora_B.weight"),
+];
+
+/// The name map of changes of low rank; ask it before that of the body.
+pub fn lora_names(body: &str) -> Names {
+    Names::family(LORA, &[]).with_prefix(body)
+}
 
 /// Name maps of a file; `prefix` stands before the names of a part of a system.
 pub fn names(prefix: &str, has_tied_head: bool) -> Vec<Names> {

@@ -22,7 +22,10 @@ pub(super) fn family_of(weights: &Checkpoint) -> Option<Family> {
     let reads = has("query_tokens") && has("Qformer.bert.embeddings.LayerNorm.weight");
     if reads && has("ln_vision.weight") {
         // MiniGPT-4 has the same parts under another language model.
-        (!has("llama_proj.weight")).then_some(Family::LavisBlip2)
+        let is_minigpt = has("llama_proj.weight");
+        Some(if is_minigpt { Family::MiniGpt4 } else { Family::LavisBlip2 })
+    } else if has("llama_proj.weight") && has("ln_vision.weight") {
+        Some(Family::MiniGpt4)
     } else if reads {
         Some(Family::QFormer)
     } else if has("pos_embed") && has("blocks.0.attn.q_bias") {
@@ -63,15 +66,8 @@ pub(super) fn open(
             Ok((Model::QFormer(Box::new(model)), b.finish()?, names))
         }
         _ => {
-            let (sizes, names) = if family == Family::LavisBlip2 {
-                let sizes = sizes.blip2(config)?;
-                let names = blip2::lavis_names(&sizes);
-                (sizes, names)
-            } else {
-                let sizes = transformers(config, weights, file)?;
-                let names = blip2::transformers_names(&sizes, family == Family::InstructBlip);
-                (sizes, names)
-            };
+            let sizes = transformers(config, weights, file)?;
+            let names = blip2::transformers_names(&sizes, family == Family::InstructBlip);
             let b = builder(&names);
             let model = Blip2::new(&sizes, &b);
             Ok((Model::Blip2(Box::new(model)), b.finish()?, names))
@@ -129,29 +125,36 @@ pub(super) fn transformers(
     };
     let matching = has("itm_head.weight").then_some(matching);
     let writing = if has("language_projection.weight") {
-        Some(writing(&root, has("language_model.lm_head.weight"))?)
+        let is_causal = root.flag("use_decoder_only_language_model", true)?;
+        let usual = if is_causal { "opt" } else { "t5" };
+        let image_id = root.get("image_token_index").map(|_| root.id("image_token_index", 0));
+        let has_head = has("language_model.lm_head.weight");
+        Some(writing(&root.section("text_config"), usual, has_head, image_id.transpose()?)?)
     } else {
         None
     };
     Ok(Blip2Config { vision: TowerConfig::Eva(eva), norm_eps, qformer, matching, writing })
 }
 
-/// The language model of `text_config`, and the ids that it is spoken to with.
-fn writing(root: &Fields, has_head: bool) -> Result<WritingConfig> {
-    let f = root.section("text_config");
-    let is_causal = root.flag("use_decoder_only_language_model", true)?;
-    let usual = if is_causal { "opt" } else { "t5" };
+/// The language model that `f` describes, of the `usual` kind if it does not say, and the ids that it
+/// is spoken to with.
+pub(super) fn writing(
+    f: &Fields,
+    usual: &str,
+    has_head: bool,
+    image_id: Option<u32>,
+) -> Result<WritingConfig> {
     let (language, vocab, [bos, eos, pad]) = match f.text("model_type").unwrap_or(usual) {
         "opt" => {
-            let c = causal_config::opt(&f)?;
+            let c = causal_config::opt(f)?;
             (LanguageConfig::Opt(c.clone()), c.vocab, [2, 2, 1])
         }
         "llama" => {
-            let c = causal_config::llama(&f)?;
+            let c = causal_config::llama(f)?;
             (LanguageConfig::Llama(c.clone()), c.vocab, [1, 2, 0])
         }
         "t5" => {
-            let c = t5_config::transformers(&f, has_head)?;
+            let c = t5_config::transformers(f, has_head)?;
             (LanguageConfig::T5(c.clone()), c.vocab, [1, 1, 0])
         }
         other => {
@@ -162,7 +165,7 @@ fn writing(root: &Fields, has_head: bool) -> Result<WritingConfig> {
     Ok(WritingConfig {
         language,
         // Old files have no such id; any that no text has will do.
-        image_id: root.id("image_token_index", vocab as u32)?,
+        image_id: image_id.unwrap_or(vocab as u32),
         bos_id: f.id("bos_token_id", bos)?,
         eos_ids: vec![f.id("eos_token_id", eos)?],
         pad_id: f.id("pad_token_id", pad)?,
@@ -299,15 +302,13 @@ impl<'a> Sizes<'a> {
         })
     }
 
-    /// A whole model; `config` may hold what tensors do not tell.
-    pub(super) fn blip2(&self, config: &Value) -> Result<Blip2Config> {
-        let f = Fields::new(config, self.file);
-        let prefix = "visual_encoder.";
-        let vision = if self.has("visual_encoder.conv1.weight") {
-            TowerConfig::Clip(self.clip(prefix, &f.section("vit"))?)
-        } else {
-            TowerConfig::Eva(self.eva(prefix, &f.section("vit"))?)
-        };
+    /// A whole model of these parts; `f` may hold what tensors do not tell.
+    pub(super) fn blip2(
+        &self,
+        f: &Fields,
+        vision: TowerConfig,
+        writing: Option<WritingConfig>,
+    ) -> Result<Blip2Config> {
         let matching = if self.has("itm_head.weight") {
             let [embed_dim, _] = self.axes("vision_proj.weight")?;
             Some(MatchingConfig { embed_dim, has_temperature: self.has("temp") })
@@ -319,7 +320,7 @@ impl<'a> Sizes<'a> {
             norm_eps: f.number("ln_vision_eps", 1e-5)? as f32,
             qformer: self.qformer(&f.section("qformer"))?,
             matching,
-            writing: None,
+            writing,
         })
     }
 }

@@ -134,9 +134,7 @@ pub(super) fn open(
 ) -> Result<(Model, Parameters, Vec<Names>)> {
     let f = Fields::new(config, file);
     let has = |name: &str| weights.info(name).is_some();
-    let load = |names: Vec<Names>| {
-        (Builder::load(Arc::clone(weights), names.clone()), names)
-    };
+    let load = |names: Vec<Names>| (Builder::load(Arc::clone(weights), names.clone()), names);
     match family {
         Family::Gpt2 => {
             let prefix = if has("transformer.wte.weight") { "transformer." } else { "" };

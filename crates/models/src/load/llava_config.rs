@@ -87,7 +87,7 @@ pub(super) fn open(
     };
     let tower = Builder::load(apart, vec![llava::tower_names(tower)]);
     let model = Llava::new(&sizes, &tower.at("vision"), &builder);
-    let parameters = builder.finish()?.and(tower.finish()?);
+    let parameters = builder.finish()?.and(&tower.finish()?);
     Ok((Model::Llava(Box::new(model)), parameters, names))
 }
 

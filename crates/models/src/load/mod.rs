@@ -2,12 +2,15 @@
 
 mod bert_config;
 mod blip2_config;
+mod blip2_parts;
 mod blip_config;
 mod builtin;
 mod causal_config;
 mod clip_config;
 mod fields;
+mod gguf_config;
 mod llava_config;
+mod minigpt4_config;
 mod t5_config;
 mod vit_config;
 
@@ -23,9 +26,10 @@ use crate::systems::blip::Blip;
 use crate::systems::blip2::Blip2;
 use crate::systems::clip::{self, Clip};
 use crate::systems::lit::{Lit, LitConfig};
-use crate::systems::matcher::Matcher;
-use crate::systems::writer::Writer;
 use crate::systems::llava::Llava;
+use crate::systems::matcher::Matcher;
+use crate::systems::minigpt4::MiniGpt4;
+use crate::systems::writer::Writer;
 use crate::vision::clip_vit::ClipVit;
 use crate::vision::eva_vit::EvaVit;
 use crate::vision::local_vit::LocalVit;
@@ -33,9 +37,10 @@ use crate::vision::resnet_v2::{self, HybridVit, HybridVitConfig};
 use crate::vision::vit::{self, Vit, VitConfig};
 use crate::{Error, Result};
 use ocelli_data::image::Processor;
-use ocelli_data::text::{Behaviour, BertTokenizer, ClipTokenizer};
-use ocelli_nn::checkpoint::Checkpoint;
+use ocelli_data::text::{Behaviour, BertTokenizer, ClipTokenizer, Tokenizer};
+use ocelli_nn::checkpoint::{Checkpoint, gguf};
 use ocelli_nn::{Builder, Names, Parameters};
+use ocelli_tensor::BlockKind;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -86,15 +91,19 @@ pub enum Family {
     Opt,
     /// T5 of transformers.
     T5,
+    /// A LLaMA in a GGUF file.
+    Gguf,
     /// LLaVA, of transformers or of the original code.
     Llava,
+    /// MiniGPT-4 and MiniGPT-v2 of the original code.
+    MiniGpt4,
     /// A model that this program trained.
     Ocelli,
 }
 
 impl Family {
     /// All families with their names on the command line.
-    pub const ALL: [(&'static str, Self); 23] = [
+    pub const ALL: [(&'static str, Self); 25] = [
         ("transformers-vit", Self::TransformersVit),
         ("dinov2", Self::Dinov2),
         ("timm-vit", Self::TimmVit),
@@ -116,7 +125,9 @@ impl Family {
         ("gpt2", Self::Gpt2),
         ("opt", Self::Opt),
         ("t5", Self::T5),
+        ("gguf", Self::Gguf),
         ("llava", Self::Llava),
+        ("minigpt4", Self::MiniGpt4),
         ("ocelli", Self::Ocelli),
     ];
 
@@ -176,6 +187,8 @@ pub enum Model {
     T5(Box<T5>),
     /// A LLaVA.
     Llava(Box<Llava>),
+    /// A MiniGPT-4 or a MiniGPT-v2.
+    MiniGpt4(Box<MiniGpt4>),
 }
 
 impl Model {
@@ -198,6 +211,7 @@ impl Model {
             Self::Blip2(_) => "a BLIP-2",
             Self::T5(_) => "a T5",
             Self::Llava(_) => "a LLaVA",
+            Self::MiniGpt4(_) => "a MiniGPT-4",
         }
     }
 
@@ -244,6 +258,7 @@ pub struct Files {
     family: Family,
     config: Value,
     is_builtin: bool,
+    quant: Option<BlockKind>,
 }
 
 /// A model with all that belongs to it.
@@ -259,6 +274,17 @@ pub struct Opened {
     pub family: Family,
     /// Where they are.
     pub path: PathBuf,
+    /// The files of each part of a model whose parts lie in different ones; else empty.
+    pub sources: Vec<Source>,
+}
+
+/// Where a part of a model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The part, as its parameters' names begin.
+    pub part: &'static str,
+    /// The file, or the directory.
+    pub path: PathBuf,
 }
 
 /// Where a model's configuration may be, most telling first.
@@ -270,6 +296,12 @@ impl Files {
     /// # Errors
     /// If nothing there is known, or a configuration cannot be read.
     pub fn find(path: &Path, family: Option<Family>) -> Result<Self> {
+        if let Some(file) = gguf_config::file_at(path)
+            && family.is_none_or(|f| f == Family::Gguf)
+        {
+            let config = Value::Object(gguf::metadata(&file)?);
+            return Ok(Self { path: file, config, ..Self::of_family(Family::Gguf) });
+        }
         let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
         let mut config = Value::Null;
         let mut file = None;
@@ -291,7 +323,7 @@ impl Files {
             (None, None) => Self::of_weights(path)?,
         };
         match found {
-            Some(family) => Ok(Self { path: path.to_owned(), family, config, is_builtin: false }),
+            Some(family) => Ok(Self { path: path.to_owned(), config, ..Self::of_family(family) }),
             None => {
                 let of = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_owned);
                 let found = of("model_type").or_else(|| of("architecture"));
@@ -302,6 +334,18 @@ impl Files {
                 Err(Error::UnknownModel { path: path.to_owned(), found })
             }
         }
+    }
+
+    fn of_family(family: Family) -> Self {
+        let (path, config) = (PathBuf::new(), Value::Null);
+        Self { path, family, config, is_builtin: false, quant: None }
+    }
+
+    /// The same with the weights of linear layers in blocks of few bits. Weights that a file holds
+    /// in blocks stay as they are if nothing is asked for.
+    #[must_use]
+    pub fn quantised(self, kind: BlockKind) -> Self {
+        Self { quant: Some(kind), ..self }
     }
 
     fn of_config(config: &Value) -> Option<Family> {
@@ -357,14 +401,18 @@ impl Files {
             field: "JSON".to_owned(),
             reason: e.to_string(),
         })?;
-        Ok(Self { path, family: Family::Ocelli, config, is_builtin: true })
+        Ok(Self { path, config, is_builtin: true, ..Self::of_family(Family::Ocelli) })
     }
 
     fn weights(&self) -> Result<Checkpoint> {
         if self.is_builtin {
             return Ok(Checkpoint::from_bytes(builtin::WEIGHTS)?);
         }
-        Ok(Checkpoint::open(&self.path)?)
+        let weights = Checkpoint::open(&self.path)?;
+        Ok(match self.quant {
+            Some(kind) => weights.quantised(kind),
+            None => weights,
+        })
     }
 
     /// Labels to look for when none are given: those of the model inside the program.
@@ -388,6 +436,9 @@ impl Files {
     }
 
     fn config_file(&self) -> PathBuf {
+        if self.family == Family::Gguf {
+            return self.path.clone();
+        }
         let name = if self.family == Family::OpenClip { CONFIGS[0] } else { CONFIGS[1] };
         self.dir().join(name)
     }
@@ -430,8 +481,12 @@ impl Files {
             }
             Family::TransformersBlip | Family::OriginalBlip => {
                 let weights = || self.weights();
-                let (height, width) =
-                    blip_config::image_size(self.family, &self.config, &self.config_file(), &weights)?;
+                let (height, width) = blip_config::image_size(
+                    self.family,
+                    &self.config,
+                    &self.config_file(),
+                    &weights,
+                )?;
                 // Squeezed to the size, then as CLIP.
                 let text = format!(
                     r#"{{"image_processor_type": "BlipImageProcessor",
@@ -497,6 +552,9 @@ impl Files {
     /// # Errors
     /// If `generation_config.json` cannot be read.
     pub fn end_tokens(&self) -> Result<Vec<u32>> {
+        if self.family == Family::Gguf {
+            return Ok(gguf_config::end_tokens(&self.config));
+        }
         let file = self.dir().join("generation_config.json");
         let own = if file.is_file() { read_json(&file)? } else { Value::Null };
         let id = |value: &Value| u32::try_from(value.as_u64()?).ok();
@@ -505,6 +563,17 @@ impl Files {
             one => Some(vec![id(one)?]),
         };
         Ok(of(&own).or_else(|| of(&self.config)).unwrap_or_default())
+    }
+
+    /// The tokenizer of a language model. Needs no weights.
+    ///
+    /// # Errors
+    /// If there is no tokenizer file, or it cannot be read.
+    pub fn language_tokenizer(&self) -> Result<Tokenizer> {
+        if self.family == Family::Gguf {
+            return gguf_config::tokenizer(&self.config, &self.path);
+        }
+        Ok(Tokenizer::from_dir(self.dir()).map_err(ocelli_data::Error::from)?)
     }
 
     /// Whether its texts go through the tokenizer of BERT.
@@ -598,6 +667,7 @@ impl Files {
             let model = Clip::new(config, &builder);
             Ok((Model::Clip(Box::new(model)), builder.finish()?, names))
         };
+        let mut sources = Vec::new();
         let (model, parameters, names) = match self.family {
             Family::TransformersVit => {
                 let mut config = self.vit_config()?;
@@ -657,15 +727,22 @@ impl Files {
             | Family::LavisClipVit
             | Family::QFormer
             | Family::TransformersBlip2
-            | Family::InstructBlip
-            | Family::LavisBlip2 => {
+            | Family::InstructBlip => {
                 blip2_config::open(self.family, &self.config, weights, &file)?
+            }
+            Family::LavisBlip2 => {
+                let (model, parameters, names, parts) =
+                    blip2_parts::open(&self.config, weights, &file)?;
+                sources = parts;
+                (model, parameters, names)
             }
             Family::Llama | Family::Gpt2 | Family::Opt => {
                 causal_config::open(self.family, &self.config, weights, &file)?
             }
             Family::Llava => llava_config::open(&self.config, weights, &file)?,
+            Family::MiniGpt4 => minigpt4_config::open(&self.config, weights, &file)?,
             Family::T5 => t5_config::open(&self.config, weights, &file)?,
+            Family::Gguf => gguf_config::open(&self.config, weights, &file)?,
             Family::Ocelli => {
                 let names = vec![Names::ours()];
                 if self.is_own("vit") {
@@ -688,7 +765,7 @@ impl Files {
                 }
             }
         };
-        Ok(Opened { model, parameters, names, family: self.family, path: self.path })
+        Ok(Opened { model, parameters, names, family: self.family, path: self.path, sources })
     }
 }
 

@@ -436,7 +436,7 @@ mod tests {
             let config = BlipConfig {
                 vision,
                 encoder: encodes.then(|| text.clone()),
-                decoder: decodes.then(|| MedConfig { is_decoder: true, ..text }),
+                decoder: decodes.then_some(MedConfig { is_decoder: true, ..text }),
                 is_shared: false,
                 embed_dim,
                 queue: None,

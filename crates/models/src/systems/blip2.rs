@@ -315,8 +315,8 @@ pub fn lavis_clip_names(prefix: &str) -> Names {
     Names::family(LAVIS_CLIP, &[]).with_prefix(prefix)
 }
 
-/// Name maps of LAVIS files, which hold no language model.
-pub fn lavis_names(config: &Blip2Config) -> Vec<Names> {
+/// Name maps of LAVIS files, which hold no language model, and a tower only if it was trained.
+pub fn lavis_names(config: &Blip2Config, has_tower: bool) -> Vec<Names> {
     let prefix = "visual_encoder.";
     let tower = match &config.vision {
         TowerConfig::Eva(_) => eva_vit::lavis_names(prefix),
@@ -329,7 +329,9 @@ pub fn lavis_names(config: &Blip2Config) -> Vec<Names> {
         _ => copy("projection.*", "opt_proj.*"),
     };
     let own = Names::family(LAVIS, &[]).and(&Names::family(&[projection], &[]));
-    vec![own, tower.under("vision."), qformer]
+    let mut names = vec![own, qformer];
+    names.extend(has_tower.then(|| tower.under("vision.")));
+    names
 }
 
 /// Name maps of transformers files, of InstructBLIP if `is_instruct` and else of BLIP-2.

@@ -2,11 +2,12 @@
 
 pub mod blip;
 pub mod blip2;
-pub mod blip_pretraining;
 pub mod blip2_pretraining;
 pub mod blip2_writing;
+pub mod blip_pretraining;
 pub mod clip;
 pub mod lit;
 pub mod llava;
 pub mod matcher;
+pub mod minigpt4;
 pub mod writer;

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use ocelli_tensor::{BLOCK, BlockKind, Blocks, half_to_f32};
+
+use super::k_blocks;
+
 /// The element type of a stored tensor; the bytes are little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
@@ -25,16 +29,53 @@ pub enum Dtype {
     U8,
     /// One byte, 0 or 1.
     Bool,
+    /// Blocks of 32 values of 8 bits with an f16 scale.
+    Q8_0,
+    /// Blocks of 32 values of 4 bits with an f16 scale.
+    Q4_0,
+    /// Blocks of 32 values of 4 bits with an f16 scale and an f16 lowest value.
+    Q4_1,
+    /// Blocks of 256 values of 4 bits with eight scales and lowest values.
+    Q4K,
+    /// Blocks of 256 values of 5 bits with eight scales and lowest values.
+    Q5K,
+    /// Blocks of 256 values of 6 bits with sixteen scales.
+    Q6K,
 }
 
 impl Dtype {
-    /// The size of one element, in bytes.
+    /// The size of one element, in bytes; of a block where values come in blocks.
     pub fn size(self) -> usize {
         match self {
+            Self::Q4K => k_blocks::BYTES[0],
+            Self::Q5K => k_blocks::BYTES[1],
+            Self::Q6K => k_blocks::BYTES[2],
+            Self::Q8_0 => BlockKind::Q8_0.bytes(),
+            Self::Q4_0 => BlockKind::Q4_0.bytes(),
+            Self::Q4_1 => BlockKind::Q4_1.bytes(),
             Self::F64 | Self::I64 => 8,
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::Bf16 | Self::I16 => 2,
             Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+
+    /// Values in a block; 1 where values stand alone.
+    pub fn block_len(self) -> usize {
+        match self {
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => BLOCK,
+            Self::Q4K | Self::Q5K | Self::Q6K => k_blocks::LEN,
+            _ => 1,
+        }
+    }
+
+    /// The kind of blocks that kernels read as they are.
+    pub(crate) fn block_kind(self) -> Option<BlockKind> {
+        match self {
+            Self::Q8_0 => Some(BlockKind::Q8_0),
+            Self::Q4_0 => Some(BlockKind::Q4_0),
+            Self::Q4_1 => Some(BlockKind::Q4_1),
+            _ => None,
         }
     }
 
@@ -51,6 +92,12 @@ impl Dtype {
             Self::I8 => "i8",
             Self::U8 => "u8",
             Self::Bool => "bool",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q4K => "q4_k",
+            Self::Q5K => "q5_k",
+            Self::Q6K => "q6_k",
         }
     }
 
@@ -58,7 +105,7 @@ impl Dtype {
     pub(super) fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
         match self {
             Self::F32 => decode(bytes, f32::from_le_bytes),
-            Self::F16 => decode(bytes, |b| f16_to_f32(u16::from_le_bytes(b))),
+            Self::F16 => decode(bytes, |b| half_to_f32(u16::from_le_bytes(b))),
             Self::Bf16 => decode(bytes, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
             Self::F64 => decode(bytes, |b| f64::from_le_bytes(b) as f32),
             Self::I64 => decode(bytes, |b| i64::from_le_bytes(b) as f32),
@@ -67,13 +114,35 @@ impl Dtype {
             Self::I8 => decode(bytes, |b| f32::from(i8::from_le_bytes(b))),
             Self::U8 => decode(bytes, |[b]| f32::from(b)),
             Self::Bool => decode(bytes, |[b]| f32::from(u8::from(b != 0))),
+            Self::Q8_0 => unpack(BlockKind::Q8_0, bytes),
+            Self::Q4_0 => unpack(BlockKind::Q4_0, bytes),
+            Self::Q4_1 => unpack(BlockKind::Q4_1, bytes),
+            Self::Q4K => self.unpack_each(bytes, k_blocks::unpack_4),
+            Self::Q5K => self.unpack_each(bytes, k_blocks::unpack_5),
+            Self::Q6K => self.unpack_each(bytes, k_blocks::unpack_6),
         }
+    }
+
+    fn unpack_each(self, bytes: &[u8], unpack: impl Fn(&[u8], &mut Vec<f32>)) -> Vec<f32> {
+        let blocks = bytes.chunks_exact(self.size());
+        let mut values = Vec::with_capacity(blocks.len() * self.block_len());
+        blocks.for_each(|block| unpack(block, &mut values));
+        values
     }
 
     /// Decodes little-endian `bytes` to i64; `None` for a floating-point type.
     pub(super) fn to_i64(self, bytes: &[u8]) -> Option<Vec<i64>> {
         Some(match self {
-            Self::F32 | Self::F16 | Self::Bf16 | Self::F64 => return None,
+            Self::F32
+            | Self::F16
+            | Self::Bf16
+            | Self::F64
+            | Self::Q8_0
+            | Self::Q4_0
+            | Self::Q4_1
+            | Self::Q4K
+            | Self::Q5K
+            | Self::Q6K => return None,
             Self::I64 => decode(bytes, i64::from_le_bytes),
             Self::I32 => decode(bytes, |b| i64::from(i32::from_le_bytes(b))),
             Self::I16 => decode(bytes, |b| i64::from(i16::from_le_bytes(b))),
@@ -94,45 +163,15 @@ fn decode<const N: usize, T>(bytes: &[u8], from: impl Fn([u8; N]) -> T) -> Vec<T
     bytes.as_chunks::<N>().0.iter().map(|&chunk| from(chunk)).collect()
 }
 
-/// Every half-precision value is a single-precision one, so this is exact.
-fn f16_to_f32(bits: u16) -> f32 {
-    let sign = u32::from(bits & 0x8000) << 16;
-    let exponent = u32::from(bits >> 10) & 0x1f;
-    let fraction = u32::from(bits & 0x3ff);
-    match exponent {
-        0 => {
-            // Subnormal: the fraction counts units of 2⁻²⁴.
-            let magnitude = fraction as f32 * (-24f32).exp2();
-            f32::from_bits(sign | magnitude.to_bits())
-        }
-        0x1f => f32::from_bits(sign | 0x7f80_0000 | (fraction << 13)),
-        _ => f32::from_bits(sign | ((exponent + 112) << 23) | (fraction << 13)),
-    }
+fn unpack(kind: BlockKind, bytes: &[u8]) -> Vec<f32> {
+    // One long row is as good as many.
+    let cols = bytes.len() / kind.bytes() * BLOCK;
+    Blocks::new(kind, 1, cols, bytes).map(|blocks| blocks.values()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn half_precision_is_exact() {
-        let cases: [(u16, f32); 9] = [
-            (0xfc00, f32::NEG_INFINITY),
-            (0x0000, 0.0),
-            (0x3c00, 1.0),
-            (0xc000, -2.0),
-            (0x7bff, 65504.0),
-            (0x0400, 6.103_515_6e-5),
-            (0x0001, 5.960_464_5e-8),
-            (0x83ff, -6.097_555e-5),
-            (0x3555, 0.333_251_95),
-        ];
-        for (bits, value) in cases {
-            assert_eq!(f16_to_f32(bits).to_bits(), value.to_bits(), "{bits:#06x}");
-        }
-        assert_eq!(f16_to_f32(0x8000).to_bits(), (-0.0f32).to_bits());
-        assert!(f16_to_f32(0x7e00).is_nan());
-    }
 
     #[test]
     fn every_type_decodes() {

@@ -95,8 +95,16 @@ impl Entry {
         let overflow = || format!("shape {shape:?} with strides {strides:?} overflows");
         let expected = row_major(&shape).ok_or_else(overflow)?;
         let count: usize = shape.iter().product();
-        let size = count.checked_mul(dtype.size()).ok_or_else(overflow)?;
-        if count > 0 {
+        let block = dtype.block_len();
+        if !shape.last().copied().unwrap_or(1).is_multiple_of(block) {
+            return Err(format!("rows of {shape:?} are not of whole blocks of {block} values"));
+        }
+        let size = (count / block).checked_mul(dtype.size()).ok_or_else(overflow)?;
+        if block > 1 && start.checked_add(size).is_none_or(|end| end > source.len()) {
+            let len = source.len();
+            return Err(format!("{size} bytes from byte {start} on, in a storage of {len} bytes"));
+        }
+        if count > 0 && block == 1 {
             let last = shape.iter().zip(strides).try_fold(0usize, |at, (&n, &stride)| {
                 (n - 1).checked_mul(stride).and_then(|step| at.checked_add(step))
             });
@@ -127,7 +135,7 @@ impl Entry {
 
     /// The tensor's size after reading, in bytes.
     pub(super) fn size(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.size()
+        self.shape.iter().product::<usize>() / self.dtype.block_len() * self.dtype.size()
     }
 
     /// The file range that holds exactly this tensor's bytes, if there is one.

@@ -18,7 +18,7 @@ pub(super) const NAMED: [&str; 6] = [
     "open_clip_pytorch_model.bin",
 ];
 /// Then the only file with one of these endings, group by group.
-const ENDINGS: [&[&str]; 3] = [&["npz"], &["pt", "pth"], &["safetensors"]];
+const ENDINGS: [&[&str]; 4] = [&["npz"], &["pt", "pth"], &["safetensors"], &["gguf"]];
 const INDEX_SUFFIX: &str = ".index.json";
 /// An index lists names and shards; the largest published ones are below 1 MB.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
@@ -70,7 +70,7 @@ fn in_directory(dir: &Path) -> Result<PathBuf> {
             }
         }
     }
-    let looked_for = format!("{}, *.npz, *.pt, *.pth, *.safetensors", NAMED.join(", "));
+    let looked_for = format!("{}, *.npz, *.pt, *.pth, *.safetensors, *.gguf", NAMED.join(", "));
     Err(Error::NoWeights { dir: dir.to_path_buf(), looked_for })
 }
 

@@ -1,4 +1,4 @@
-//! Checkpoint files: safetensors, PyTorch archives, NumPy archives, the hub cache.
+//! Checkpoint files: safetensors, PyTorch archives, NumPy archives, GGUF, the hub cache.
 //!
 //! [`Checkpoint::open`] takes a weights file or a model directory and gives named tensors as
 //! plain bytes, `f32`s or `i64`s; it knows nothing of layers. Files are mapped, so opening costs
@@ -6,13 +6,14 @@
 //!
 //! Every format is read as hostile input: offsets and sizes are checked against the file before
 //! anything is allocated, and pickles are interpreted, never executed (`pickle.rs` has the rule).
-//! GGUF is not read here.
 
 mod archive;
 mod dtype;
 mod entry;
 mod error;
+pub mod gguf;
 pub mod hub;
+mod k_blocks;
 mod locate;
 mod npz;
 mod pickle;
@@ -28,10 +29,11 @@ use std::sync::Arc;
 
 pub use dtype::Dtype;
 pub use error::{Error, Result};
-pub use region::MappedF32;
+pub use region::{MappedBytes, MappedF32};
 pub use safetensors::save_safetensors;
 
 use entry::Entry;
+use ocelli_tensor::BlockKind;
 use region::Region;
 
 /// A tensor to be written: row-major, little-endian `bytes`.
@@ -61,6 +63,7 @@ pub struct Checkpoint {
     /// The tensor and the index of its file.
     entries: BTreeMap<String, (Entry, usize)>,
     metadata: BTreeMap<String, String>,
+    quantised: Option<BlockKind>,
 }
 
 impl Checkpoint {
@@ -70,7 +73,7 @@ impl Checkpoint {
     /// `model.safetensors`, `model.safetensors.index.json` and its shards,
     /// `open_clip_model.safetensors`, `pytorch_model.bin`, `pytorch_model.bin.index.json` and its
     /// shards, `open_clip_pytorch_model.bin`, then the only `*.npz`, the only `*.pt` or `*.pth`,
-    /// the only `*.safetensors`. An index file may also be given itself.
+    /// the only `*.safetensors`, the only `*.gguf`. An index file may also be given itself.
     ///
     /// # Errors
     /// Any [`Error`] but the hub's: the file is missing, ambiguous, damaged or refused.
@@ -102,7 +105,8 @@ impl Checkpoint {
     }
 
     fn empty() -> Self {
-        Self { files: Vec::new(), entries: BTreeMap::new(), metadata: BTreeMap::new() }
+        let (files, entries, metadata) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        Self { files, entries, metadata, quantised: None }
     }
 
     fn add(&mut self, path: PathBuf, region: Region) -> Result<()> {
@@ -177,6 +181,25 @@ impl Checkpoint {
         self.files[*file].1.f32s(entry.file_range()?)
     }
 
+    /// A tensor in blocks of few bits as the file holds it, if kernels read such blocks as they are.
+    pub fn blocks(&self, name: &str) -> Option<(BlockKind, MappedBytes)> {
+        let (entry, file) = self.entries.get(name)?;
+        let kind = entry.dtype.block_kind()?;
+        Some((kind, self.files[*file].1.bytes(entry.file_range()?)?))
+    }
+
+    /// Weights of linear layers are held in these blocks from now on; see
+    /// [`crate::Builder::weight`].
+    #[must_use]
+    pub fn quantised(self, kind: BlockKind) -> Self {
+        Self { quantised: Some(kind), ..self }
+    }
+
+    /// What weights of linear layers are brought into.
+    pub(crate) fn quantised_to(&self) -> Option<BlockKind> {
+        self.quantised
+    }
+
     /// The file's own notes: the safetensors `__metadata__`, or the plain numbers and strings
     /// beside a pickled state dict.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
@@ -217,8 +240,8 @@ fn read_file(path: &Path, file: &[u8]) -> Result<Contents> {
     if file.starts_with(b"version https://git-lfs") {
         return unsupported("a Git LFS pointer", "fetch the file itself with `git lfs pull`");
     }
-    if file.starts_with(b"GGUF") {
-        return unsupported("a GGUF file", "give a safetensors or PyTorch checkpoint");
+    if file.starts_with(gguf::MAGIC) {
+        return gguf::read(path, file);
     }
     // A safetensors header is a JSON object, and it starts at byte 8.
     let pickled = file.first() == Some(&0x80)

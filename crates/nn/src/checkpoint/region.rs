@@ -48,6 +48,27 @@ impl Region {
         bytemuck::try_cast_slice::<u8, f32>(self.as_slice().get(range.clone())?).ok()?;
         Some(MappedF32 { region: self.clone(), range })
     }
+
+    /// `range` of the bytes, if it lies in the region.
+    pub(super) fn bytes(&self, range: Range<usize>) -> Option<MappedBytes> {
+        self.as_slice().get(range.clone())?;
+        Some(MappedBytes { region: self.clone(), range })
+    }
+}
+
+/// A shared window of a checkpoint's bytes, as [`MappedF32`] is one of values.
+#[derive(Clone, Debug)]
+pub struct MappedBytes {
+    region: Region,
+    range: Range<usize>,
+}
+
+impl Deref for MappedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.region.as_slice()[self.range.clone()]
+    }
 }
 
 /// A shared window of f32 values inside a checkpoint's bytes: cheap to clone, keeps the file

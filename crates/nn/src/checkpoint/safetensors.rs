@@ -96,8 +96,8 @@ fn known(dtype: FileDtype) -> Option<Dtype> {
     })
 }
 
-fn file_name(dtype: Dtype) -> &'static str {
-    match dtype {
+fn file_name(dtype: Dtype) -> Option<&'static str> {
+    Some(match dtype {
         Dtype::F32 => "F32",
         Dtype::F16 => "F16",
         Dtype::Bf16 => "BF16",
@@ -108,7 +108,10 @@ fn file_name(dtype: Dtype) -> &'static str {
         Dtype::I8 => "I8",
         Dtype::U8 => "U8",
         Dtype::Bool => "BOOL",
-    }
+        Dtype::Q8_0 | Dtype::Q4_0 | Dtype::Q4_1 | Dtype::Q4K | Dtype::Q5K | Dtype::Q6K => {
+            return None;
+        }
+    })
 }
 
 /// Writes `tensors` and `metadata` as a safetensors file.
@@ -161,10 +164,13 @@ fn header(
             let (dtype, shape, found) = (t.dtype, t.shape, t.bytes.len());
             return Err(wrong(format!("{found} bytes given for {dtype} {shape:?}")));
         }
+        let Some(dtype) = file_name(t.dtype) else {
+            return Err(wrong(format!("{} is not a type of safetensors", t.dtype)));
+        };
         let start = end;
         end += t.bytes.len();
         let info = json!({
-            "dtype": file_name(t.dtype), "shape": t.shape, "data_offsets": [start, end],
+            "dtype": dtype, "shape": t.shape, "data_offsets": [start, end],
         });
         if t.name == "__metadata__" || header.insert(t.name.into(), info).is_some() {
             return Err(wrong("the name is reserved or given twice".into()));

@@ -116,6 +116,21 @@ impl Attention {
         Self::from_parts(layers, s)
     }
 
+    /// With changes of low rank to the projections `on`, by their names.
+    #[must_use]
+    pub fn with_lora(self, b: &Builder, rank: usize, scale: f32, on: &[&str]) -> Self {
+        let changed = |layer: Linear, name: &str| {
+            if on.contains(&name) { layer.with_lora(&b.at(name), rank, scale) } else { layer }
+        };
+        Self {
+            q: changed(self.q, "q"),
+            k: changed(self.k, "k"),
+            v: changed(self.v, "v"),
+            out: changed(self.out, "out"),
+            sizes: self.sizes,
+        }
+    }
+
     /// From layers that exist: `q`, `k`, `v` and `out`.
     pub fn from_parts([q, k, v, out]: [Linear; 4], sizes: AttentionSizes) -> Self {
         Self { q, k, v, out, sizes }

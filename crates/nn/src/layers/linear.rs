@@ -9,6 +9,7 @@ use std::sync::Mutex;
 pub struct Linear {
     weight: Parameter,
     bias: Option<Parameter>,
+    lora: Option<Box<Lora>>,
     /// The packed weight and the version of the values it was made from.
     packed: Mutex<Option<(u64, PackedWeight)>>,
 }
@@ -16,14 +17,27 @@ pub struct Linear {
 impl Linear {
     /// `weight` `[outputs, inputs]` drawn by `init`, `bias` `[outputs]` from 0.
     pub fn new(b: &Builder, inputs: usize, outputs: usize, has_bias: bool, init: Init) -> Self {
-        let weight = b.parameter("weight", &[outputs, inputs], init);
+        let weight = b.weight("weight", &[outputs, inputs], init);
         let bias = has_bias.then(|| b.parameter("bias", &[outputs], Init::Constant(0.0)));
         Self::from_parts(weight, bias)
     }
 
     /// From parameters that exist.
     pub fn from_parts(weight: Parameter, bias: Option<Parameter>) -> Self {
-        Self { weight, bias, packed: Mutex::new(None) }
+        Self { weight, bias, lora: None, packed: Mutex::new(None) }
+    }
+
+    /// With a change of low rank to the weight (Hu et al. 2021, arXiv:2106.09685, Eq. 3):
+    /// `lora_a` `[rank, inputs]` and `lora_b` `[outputs, rank]`, whose product counts `scale` times.
+    #[must_use]
+    pub fn with_lora(self, b: &Builder, rank: usize, scale: f32) -> Self {
+        let shape = self.weight.tensor().shape().to_vec();
+        let (outputs, inputs) = (shape[0], shape[1]);
+        let down = Init::Uniform((inputs as f32).powf(-0.5));
+        let a = b.parameter("lora_a", &[rank, inputs], down);
+        let up = b.parameter("lora_b", &[outputs, rank], Init::Constant(0.0));
+        let lora = Lora { a: Self::from_parts(a, None), b: Self::from_parts(up, None), scale };
+        Self { lora: Some(Box::new(lora)), ..self }
     }
 
     /// `[.., inputs]` to `[.., outputs]`.
@@ -39,6 +53,21 @@ impl Linear {
     /// # Errors
     /// If shapes do not fit.
     pub fn forward_with(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        if let Some(lora) = &self.lora {
+            let change = lora.b.forward(&lora.a.forward(x)?)?.scale(lora.scale)?;
+            let y = self.of_weight(x, Activation::None, Some(&change))?.activate(activation)?;
+            return residual.map_or(Ok(y.clone()), |residual| y.add(residual));
+        }
+        self.of_weight(x, activation, residual)
+    }
+
+    /// The same without a change of low rank.
+    fn of_weight(
         &self,
         x: &Tensor,
         activation: Activation,
@@ -66,4 +95,12 @@ impl Linear {
         *slot = Some((version, packed.clone()));
         Ok(packed)
     }
+}
+
+/// A change of low rank.
+#[derive(Debug)]
+struct Lora {
+    a: Linear,
+    b: Linear,
+    scale: f32,
 }

@@ -43,7 +43,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         out.text(&described(&model, &parameters)?)?;
         return out.flush();
     }
-    let model = ModelArgs { model: args.path.clone().or_else(|| args.model.model.clone()) };
+    let named = args.path.clone().or_else(|| args.model.model.clone());
+    let model = ModelArgs { model: named, quant: args.model.quant };
     let session = session::find(global, &model)?.open(global)?;
     let opened = &session.opened;
     let path = &opened.path;

@@ -25,6 +25,7 @@ fn described(family: Family) -> [&'static str; 2] {
         Family::Llama => ["LLaMA of transformers", "config.json with model_type llama"],
         Family::Gpt2 => ["GPT-2 of transformers", "config.json with model_type gpt2"],
         Family::Opt => ["OPT of transformers", "config.json with model_type opt"],
+        Family::Gguf => ["LLaMA in a GGUF file", "a .gguf file of the architecture llama"],
         Family::T5 => ["T5 and Flan-T5 of transformers", "config.json with model_type t5"],
         Family::Bert => ["BERT of transformers", "config.json with model_type bert"],
         Family::EvaVit => ["tower of EVA-CLIP", "a file of its tensors, such as eva_vit_g.pth"],
@@ -43,6 +44,9 @@ fn described(family: Family) -> [&'static str; 2] {
             "LLaVA of transformers, or original",
             "config.json with model_type llava, the tower beside it",
         ],
+        Family::MiniGpt4 => {
+            ["MiniGPT-4, MiniGPT-v2", "a file of its tensors with all parts, config.json beside it"]
+        }
         Family::Ocelli => ["trained by this program", "config.json with format ocelli"],
     }
 }
@@ -55,7 +59,7 @@ pub(super) fn run(_: &Args) -> Result<(), Failure> {
         out.text(&format!("  {}  {}  {files}\n", table::pad(name, 18), table::pad(what, 25)))?;
     }
     out.text(
-        "\nWeights: .safetensors, .bin, .pt, .pth, .npz; single, sharded, or from the hub.\n",
+        "\nWeights: .safetensors, .bin, .pt, .pth, .npz, .gguf; single, sharded, or from the hub.\n",
     )?;
     out.text("\nPublished sizes, for --shape:\n")?;
     for names in shapes::NAMES.chunks(8) {

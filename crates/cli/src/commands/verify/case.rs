@@ -41,7 +41,17 @@ impl Case {
 
     /// Names of the expected results, sorted.
     pub(super) fn expected(&self) -> Vec<String> {
-        let kinds = ["out/", "embed/", "tap/", "grad/", "grad_lm/", "adamw/", "gen/", "momentum/", "queue/"];
+        let kinds = [
+            "out/",
+            "embed/",
+            "tap/",
+            "grad/",
+            "grad_lm/",
+            "adamw/",
+            "gen/",
+            "momentum/",
+            "queue/",
+        ];
         let given = ["gen/input_ids", "gen/attention_mask", "gen/prompt_ids"];
         let is_result = |name: &&str| {
             *name == "cache/step_logits"

@@ -73,9 +73,10 @@ fn texts(case: &Case, model: &Llava) -> Result<Option<Vec<Spliced>>, Failure> {
     }
     let Some(pixels) = pixels(case)? else { return Ok(None) };
     let ids = case.golden.read_i64("in/input_ids")?;
-    let labels = match case.wants("in/labels") {
-        true => case.golden.read_i64("in/labels")?,
-        false => vec![-100; ids.len()],
+    let labels = if case.wants("in/labels") {
+        case.golden.read_i64("in/labels")?
+    } else {
+        vec![-100; ids.len()]
     };
     let is_original = ids.iter().any(|id| *id < 0);
     let mask = case.ids("in/attention_mask")?.filter(|_| is_original);

@@ -43,10 +43,10 @@ pub(super) fn outputs(
     }
     if case.wants("grad/in.image_embeds") {
         let memory = Memory { tokens: memory.tokens.leaf(), ..memory };
-        if let Some(value) = weighted(case, model, &memory)? {
-            if let Some(grad) = value.backward()?.get(&memory.tokens) {
-                computed.insert("grad/in.image_embeds".to_owned(), grad.detach());
-            }
+        if let Some(value) = weighted(case, model, &memory)?
+            && let Some(grad) = value.backward()?.get(&memory.tokens)
+        {
+            computed.insert("grad/in.image_embeds".to_owned(), grad.detach());
         }
     }
     Ok(())

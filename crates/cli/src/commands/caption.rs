@@ -1,0 +1,47 @@
+//! `ocelli caption`: what pictures show, in a sentence.
+
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::pictures::PictureArgs;
+use crate::sampling::SamplingArgs;
+use crate::session::ModelArgs;
+use crate::texts::{self, Texts};
+use ocelli_models::systems::writer::Request;
+
+/// Say what pictures show
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  ocelli caption -m Salesforce/blip-image-captioning-base photo.jpg
+  ocelli caption -m blip/ --prompt 'a drawing of' --num-beams 3 --jsonl drawings/
+  ocelli caption -m blip/ --top-p 0.9 --seed 1 photos/
+
+A picture that cannot be read is reported in its place; the exit code is then 3.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Words that each caption goes on from, '' for none; without it as the model was trained
+    #[arg(short = 'i', long, value_name = "TEXT", alias = "query", short_alias = 'p')]
+    prompt: Option<String>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// A JSON object a line: {"image", "text"}
+    #[arg(long)]
+    jsonl: bool,
+    #[command(flatten)]
+    pictures: PictureArgs,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let request = Request::Caption(args.prompt.as_deref());
+    texts::write(
+        global,
+        &Texts {
+            model: &args.model,
+            request,
+            sampling: &args.sampling,
+            jsonl: args.jsonl,
+            pictures: &args.pictures,
+        },
+    )
+}

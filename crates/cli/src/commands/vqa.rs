@@ -1,0 +1,49 @@
+//! `ocelli vqa`: an answer to a question about each picture.
+
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::pictures::PictureArgs;
+use crate::sampling::SamplingArgs;
+use crate::session::ModelArgs;
+use crate::texts::{self, Texts};
+use ocelli_models::systems::writer::Request;
+
+/// Answer a question about pictures
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  ocelli vqa -m Salesforce/blip-vqa-base -q 'how many dogs are there?' photo.jpg
+  ocelli vqa -m blip-vqa/ -q 'what colour is the car?' --jsonl photos/
+
+A picture that cannot be read is reported in its place; the exit code is then 3.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The question
+    #[arg(long, value_name = "TEXT", aliases = ["prompt", "query"])]
+    question: String,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// A JSON object a line: {"image", "text"}
+    #[arg(long)]
+    jsonl: bool,
+    #[command(flatten)]
+    pictures: PictureArgs,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    if args.question.trim().is_empty() {
+        return Err(Failure::usage("the question is empty; ask one with -q TEXT"));
+    }
+    let request = Request::Answer(&args.question);
+    texts::write(
+        global,
+        &Texts {
+            model: &args.model,
+            request,
+            sampling: &args.sampling,
+            jsonl: args.jsonl,
+            pictures: &args.pictures,
+        },
+    )
+}

@@ -1,0 +1,112 @@
+//! A text about each picture.
+
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::inputs::Inputs;
+use crate::interrupt;
+use crate::output::{Output, Unread};
+use crate::pictures::{PictureArgs, Pictures};
+use crate::progress::Progress;
+use crate::sampling::SamplingArgs;
+use crate::session::{self, ModelArgs};
+use crate::table;
+use crate::written::Written;
+use ocelli_data::text::Tokenizer;
+use ocelli_models::generate::{Flow, Settings};
+use ocelli_models::systems::writer::{Request, Writer};
+use ocelli_tensor::{Tensor, no_grad};
+use serde::Serialize;
+
+/// What is written, about which pictures, by which model and how.
+pub(crate) struct Texts<'a> {
+    pub(crate) model: &'a ModelArgs,
+    pub(crate) request: Request<'a>,
+    pub(crate) sampling: &'a SamplingArgs,
+    /// A JSON object a line.
+    pub(crate) jsonl: bool,
+    pub(crate) pictures: &'a PictureArgs,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    image: &'a str,
+    text: &'a str,
+}
+
+/// Writes a text about each picture, in the order of the pictures.
+pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
+    asked.pictures.check_given()?;
+    let source = session::find(global, asked.model)?;
+    // That the model is of another kind says more than that it has no such tokenizer.
+    let tokenizer = source.language_tokenizer();
+    let mut pictures = Pictures::start(asked.pictures, source.processor()?)?;
+    let session = source.open(global)?;
+    let Some(writer) = session.opened.model.writer() else {
+        let needs = "a model that sees and writes, such as a BLIP";
+        return Err(session.unsuitable("writing about pictures", needs));
+    };
+    let tokenizer = tokenizer?;
+    let settings = asked.sampling.settings(&writer.usual(&asked.request))?;
+    interrupt::watch();
+    let total = Inputs::count(&asked.pictures.images);
+    let mut progress = Progress::new(global, "pictures", total, true);
+    let mut out = Output::new();
+    let mut unread = false;
+    while let Some(batch) = pictures.next_batch()? {
+        let texts = match &batch.pixels {
+            Some(pixels) => of_batch(asked, writer, &tokenizer, &settings, pixels)?,
+            None => Vec::new(),
+        };
+        let mut texts = texts.iter();
+        for picture in &batch.pictures {
+            let image = &picture.name;
+            match (&picture.error, asked.jsonl) {
+                (Some(error), true) => out.json(&Unread { image, error })?,
+                (Some(error), false) => {
+                    out.text(&table::unread(image, error, global.has_color()))?;
+                }
+                (None, jsonl) => {
+                    let text = texts.next().map_or("", String::as_str);
+                    if jsonl {
+                        out.json(&Line { image, text })?;
+                    } else {
+                        out.text(&table::heading(image, global.has_color()))?;
+                        out.text(&format!("  {text}\n"))?;
+                    }
+                }
+            }
+            unread |= picture.error.is_some();
+        }
+        out.flush()?;
+        if interrupt::asked() {
+            return Err(Failure::interrupted());
+        }
+        progress.add(batch.pictures.len());
+    }
+    if unread { Err(Failure::input_reported()) } else { Ok(()) }
+}
+
+/// The texts of the pictures that were read.
+fn of_batch(
+    asked: &Texts,
+    writer: &dyn Writer,
+    tokenizer: &Tokenizer,
+    settings: &Settings,
+    pixels: &Tensor,
+) -> Result<Vec<String>, Failure> {
+    let stops = &asked.sampling.stop;
+    let mut written: Vec<Written> =
+        (0..pixels.shape()[0]).map(|_| Written::new(tokenizer, stops)).collect();
+    no_grad(|| {
+        writer.write(pixels, &asked.request, tokenizer, settings, &mut |picture, id| {
+            written[picture].push(id);
+            let ends = written[picture].is_over() || interrupt::asked();
+            if ends { Flow::Stop } else { Flow::Continue }
+        })
+    })?;
+    let text = |mut written: Written| {
+        written.finish();
+        written.text().trim().to_owned()
+    };
+    Ok(written.into_iter().map(text).collect())
+}

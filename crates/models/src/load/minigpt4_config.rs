@@ -1,0 +1,76 @@
+//! Configurations of MiniGPT-4 and MiniGPT-v2.
+
+use super::blip2_config::Sizes;
+use super::fields::Fields;
+use super::{Model, causal_config};
+use crate::Result;
+use crate::systems::minigpt4::{self, LoraConfig, MiniGpt4, MiniGpt4Config};
+use ocelli_nn::checkpoint::Checkpoint;
+use ocelli_nn::{Builder, Names, Parameters};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What stands before the language model, plain and under peft.
+const LANGUAGE: [&str; 2] = ["llama_model.", "llama_model.base_model.model."];
+
+/// Builds the model of a directory.
+pub(super) fn open(
+    config: &Value,
+    weights: &Arc<Checkpoint>,
+    file: &Path,
+) -> Result<(Model, Parameters, Vec<Names>)> {
+    let (f, sizes) = (Fields::new(config, file), Sizes::new(weights, file));
+    let has = |name: &str| weights.info(name).is_some();
+    let language = LANGUAGE.into_iter().find(|p| has(&format!("{p}model.embed_tokens.weight")));
+    let language = language.ok_or_else(|| {
+        let reason = "the weights hold no language model (llama_model.model.embed_tokens.weight); \
+                      give a file with all parts";
+        f.error("llama", reason)
+    })?;
+    let lora = match f.get("lora") {
+        None => None,
+        Some(_) => Some(lora(&f.section("lora"))?),
+    };
+    let sizes = MiniGpt4Config {
+        vision: sizes.eva("visual_encoder.", &f.section("vit"))?,
+        norm_eps: f.number("ln_vision_eps", 1e-5)? as f32,
+        qformer: if has("query_tokens") {
+            Some(sizes.qformer(&f.section("qformer"))?)
+        } else {
+            None
+        },
+        text: causal_config::llama(&f.section("llama"))?,
+        lora,
+    };
+    let names = minigpt4::names(language, sizes.text.has_tied_head);
+    let builder = Builder::load(Arc::clone(weights), names.clone());
+    let model = MiniGpt4::new(&sizes, &builder);
+    Ok((Model::MiniGpt4(Box::new(model)), builder.finish()?, names))
+}
+
+fn lora(f: &Fields) -> Result<LoraConfig> {
+    let rank = f.size("r", Some(64))?;
+    let alpha = f.number("lora_alpha", 16.0)?;
+    let default = vec![Value::from("q_proj"), Value::from("v_proj")];
+    let on = match f.get("target_modules") {
+        None => default,
+        Some(Value::Array(names)) => names.clone(),
+        Some(other) => {
+            let reason = format!("expected a list of projections, got {other}");
+            return Err(f.error("target_modules", reason));
+        }
+    };
+    let ours = |name: &Value| match name.as_str() {
+        Some("q_proj") => Some("q"),
+        Some("k_proj") => Some("k"),
+        Some("v_proj") => Some("v"),
+        Some("o_proj") => Some("out"),
+        _ => None,
+    };
+    let on: Option<Vec<_>> = on.iter().map(ours).collect();
+    let on = on.ok_or_else(|| {
+        f.error("target_modules", "expected only q_proj, k_proj, v_proj and o_proj")
+    })?;
+    Ok(LoraConfig { rank, scale: alpha as f32 / rank as f32, on })
+}

@@ -1,0 +1,185 @@
+//! MiniGPT-4 and MiniGPT-v2: EVA-CLIP's tower, a Q-Former or neighbours joined, one linear layer, and
+//! a LLaMA.
+//!
+//! Zhu et al. 2023, "MiniGPT-4", arXiv:2304.10592, §3; Chen et al. 2023, "MiniGPT-v2",
+//! arXiv:2310.09478, §2.1.
+
+use crate::Result;
+use crate::connector::qformer::{self, QFormer, QFormerConfig};
+use crate::connector::splice::Spliced;
+use crate::generate::{Decoder, Rows};
+use crate::language::causal::{CausalModel, next_token_loss};
+use crate::language::llama::{self, Llama, LlamaConfig};
+use crate::vision::eva_vit::{self, EvaVit, EvaVitConfig};
+use ocelli_nn::layers::{LayerNorm, Linear};
+use ocelli_nn::{Builder, Init, Name, Names, copy};
+use ocelli_tensor::{Targets, Tensor};
+use std::sync::Arc;
+
+/// Image tokens that stand beside each other and become one where there is no Q-Former.
+const JOINED: usize = 4;
+
+/// Changes of low rank to the attention of the language model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraConfig {
+    /// Their rank.
+    pub rank: usize,
+    /// How often they count.
+    pub scale: f32,
+    /// Projections that are changed: `q`, `k`, `v` or `out`.
+    pub on: Vec<&'static str>,
+}
+
+/// Parts of a MiniGPT.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MiniGpt4Config {
+    /// The tower.
+    pub vision: EvaVitConfig,
+    /// Epsilon of the norm behind the tower.
+    pub norm_eps: f32,
+    /// What reads the tower; without one, four neighbours become one token.
+    pub qformer: Option<QFormerConfig>,
+    /// The language model.
+    pub text: LlamaConfig,
+    /// What was trained of it.
+    pub lora: Option<LoraConfig>,
+}
+
+/// Texts of a batch as the language model reads them.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// `[batch, tokens, width]`; the embedding of the padding token behind each text.
+    pub embeddings: Tensor,
+    /// `[batch, tokens]`, 0 behind each text.
+    pub mask: Arc<[u8]>,
+    /// `[batch, tokens]`.
+    pub labels: Vec<u32>,
+}
+
+/// MiniGPT-4.
+#[derive(Debug)]
+pub struct MiniGpt4 {
+    config: MiniGpt4Config,
+    vision: EvaVit,
+    norm: LayerNorm,
+    qformer: Option<QFormer>,
+    projection: Linear,
+    language: Llama,
+}
+
+impl MiniGpt4 {
+    /// A model whose parameters come from `b`.
+    pub fn new(config: &MiniGpt4Config, b: &Builder) -> Self {
+        let c = config;
+        let width = c.qformer.as_ref().map_or(JOINED * c.vision.width, |q| q.width);
+        let init = Init::Uniform((width as f32).powf(-0.5));
+        let language = Llama::new(&c.text, &b.at("language"));
+        Self {
+            vision: EvaVit::new(&c.vision, &b.at("vision")),
+            norm: LayerNorm::new(&b.at("norm"), c.vision.width, c.norm_eps),
+            qformer: c.qformer.as_ref().map(|q| QFormer::new(q, &b.at("qformer"))),
+            projection: Linear::new(&b.at("projection"), width, c.text.width, true, init),
+            language: match &c.lora {
+                Some(l) => language.with_lora(&b.at("language"), l.rank, l.scale, &l.on),
+                None => language,
+            },
+            config: c.clone(),
+        }
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &MiniGpt4Config {
+        &self.config
+    }
+
+    /// The language model.
+    pub fn language(&self) -> &Llama {
+        &self.language
+    }
+
+    /// Normalised `pixels` `[batch, 3, img_h, img_w]` to what the language model reads,
+    /// `[batch, image tokens, width]`.
+    ///
+    /// # Errors
+    /// If the channels differ, or the tokens are not whole groups of four.
+    pub fn image_tokens(&self, pixels: &Tensor) -> Result<Tensor> {
+        let tokens = self.norm.forward(&self.vision.forward(pixels)?)?;
+        let read = match &self.qformer {
+            Some(qformer) => qformer.forward(&tokens.into())?,
+            None => {
+                let &[batch, tokens_, width] = &tokens.shape()[..] else {
+                    unreachable!("the tower gives tokens of each picture")
+                };
+                let patches = tokens.narrow(1, 1, tokens_ - 1)?;
+                patches.reshape(&[batch, (tokens_ - 1) / JOINED, JOINED * width])?
+            }
+        };
+        Ok(self.projection.forward(&read)?)
+    }
+
+    /// The image tokens of each picture alone, `[image tokens, width]` each.
+    ///
+    /// # Errors
+    /// As for [`MiniGpt4::image_tokens`].
+    pub fn pictures(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
+        let tokens = self.image_tokens(pixels)?;
+        let &[batch, rows, width] = &tokens.shape()[..] else { return Ok(Vec::new()) };
+        let one = |i| Ok(tokens.narrow(0, i, 1)?.reshape(&[rows, width])?);
+        (0..batch).map(one).collect()
+    }
+
+    /// Pads texts with their pictures to a batch of `tokens`, or of the longest text if that is more.
+    /// The original code takes the longest prompt and the longest answer together.
+    ///
+    /// # Errors
+    /// If there is no text, or `pad` is not in the vocabulary.
+    pub fn batch(&self, texts: &[Spliced], tokens: usize, pad: u32) -> Result<Batch> {
+        let longest = texts.iter().map(|t| t.labels.len()).max().unwrap_or(0).max(tokens);
+        let (mut rows, mut mask, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+        for text in texts {
+            let (len, padding) = (text.labels.len(), longest - text.labels.len());
+            let behind = self.language.embed(&vec![pad; padding])?;
+            rows.push(Tensor::cat(&[&text.embeddings, &behind], 0)?);
+            mask.extend(std::iter::repeat_n(1, len).chain(std::iter::repeat_n(0, padding)));
+            labels.extend_from_slice(&text.labels);
+            labels.extend(std::iter::repeat_n(Targets::IGNORED, padding));
+        }
+        let embeddings = Rows::join(&rows)?.embeddings;
+        Ok(Batch { embeddings, mask: mask.into(), labels })
+    }
+
+    /// Logits of the token behind each one, `[batch, tokens, vocab]`.
+    ///
+    /// # Errors
+    /// If the texts are longer than the context.
+    pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
+        let x = self.language.features(&batch.embeddings, Some(&batch.mask))?;
+        self.language.logits(&x)
+    }
+
+    /// The mean cross-entropy of the labels.
+    ///
+    /// # Errors
+    /// As for [`MiniGpt4::logits`].
+    pub fn loss(&self, batch: &Batch) -> Result<Tensor> {
+        next_token_loss(&self.logits(batch)?, &batch.labels)
+    }
+}
+
+/// The parts of the original files beside the tower, the Q-Former and the language model.
+const ORIGINAL: &[Name] = &[copy("norm.*", "ln_vision.*"), copy("projection.*", "llama_proj.*")];
+
+/// Name maps of the original files; the language model's names follow `language`, such as
+/// `llama_model.`.
+pub fn names(language: &str, has_tied_head: bool) -> Vec<Names> {
+    let body = format!("{language}model.");
+    let [tables, head] = llama::names_at(&body, language, has_tied_head);
+    vec![
+        Names::family(ORIGINAL, &[]),
+        eva_vit::lavis_names("visual_encoder.").under("vision."),
+        qformer::lavis_names().under("qformer."),
+        llama::lora_names(&body).under("language."),
+        tables.under("language."),
+        head.under("language."),
+    ]
+}
