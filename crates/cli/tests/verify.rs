@@ -28,3 +28,16 @@ fn every_case_agrees_with_its_reference() {
     }
     assert!(seen >= 14, "{seen} cases found");
 }
+
+#[test]
+fn every_tokenizer_gives_the_ids_of_its_reference() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/text/tokenizers");
+    let cases = folders(&folder);
+    assert!(cases.len() >= 3);
+    for case in cases {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_ocelli")).arg("verify").arg(&case).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("ok"), "{}\n{text}", case.display());
+    }
+}
