@@ -11,7 +11,7 @@ use ocelli_models::language::bert::Texts;
 use ocelli_models::vision::vit::Head;
 use ocelli_models::{Family, Files, HeadCounts, Model, Opened};
 use ocelli_nn::checkpoint::hub::{self, HubOptions};
-use ocelli_tensor::Tensor;
+use ocelli_tensor::{BlockKind, Tensor};
 use serde::Deserialize;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -31,6 +31,29 @@ pub(crate) struct ModelArgs {
     /// model for drawings]
     #[arg(short, long, value_name = "MODEL", aliases = ["model-path", "model_path"])]
     pub(crate) model: Option<String>,
+    /// Hold the weights of linear layers in blocks of 8 or 4 bits
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) quant: Option<Quant>,
+}
+
+/// Blocks that weights are held in.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum Quant {
+    /// 8 bits with a scale for 32 values
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits with a scale for 32 values
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl From<Quant> for BlockKind {
+    fn from(quant: Quant) -> Self {
+        match quant {
+            Quant::Q8_0 => Self::Q8_0,
+            Quant::Q4_0 => Self::Q4_0,
+        }
+    }
 }
 
 /// A model that was found, not yet loaded.
@@ -57,7 +80,7 @@ impl Source {
 
     /// The tokenizer of a language model. Needs no weights.
     pub(crate) fn language_tokenizer(&self) -> Result<text::Tokenizer, Failure> {
-        Ok(text::Tokenizer::from_dir(self.dir()).map_err(ocelli_data::Error::from)?)
+        Ok(self.files.language_tokenizer()?)
     }
 
     /// Tokens that end what it writes, as its files say.
@@ -104,7 +127,12 @@ pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure>
         return Ok(Source { files, path: PathBuf::new() });
     };
     let path = resolve(global, model)?;
-    Ok(Source { files: Files::find(&path, None)?, path })
+    let files = Files::find(&path, None)?;
+    let files = match args.quant {
+        Some(quant) => files.quantised(quant.into()),
+        None => files,
+    };
+    Ok(Source { files, path })
 }
 
 /// Turns texts into ids.
@@ -326,6 +354,7 @@ impl Session {
             Model::LocalVit(vit) => vit.pool(&vit.features(pixels)?)?,
             Model::Clip(clip) => clip.encode_image(pixels)?,
             Model::Lit(lit) => lit.encode_image(pixels)?,
+            Model::Blip(blip) => blip.embed_images(&blip.image_tokens(pixels)?)?,
             _ => return Err(self.unsuitable("seeing", "a ViT or a CLIP")),
         };
         Ok(features.l2_normalise()?)
@@ -346,20 +375,29 @@ impl Session {
                 }
                 Ok(clip.encode_text(&Arc::from(ids), texts.len())?)
             }
-            (model, Reader::Bert(tokenizer, context)) => {
-                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-                let batch = tokenizer
-                    .encode_batch(&texts, *context, Truncate::Cut)
-                    .map_err(ocelli_data::Error::from)?;
-                let batch = Texts::from(&batch);
+            (model, Reader::Bert(..)) => {
+                let batch = self.read(texts)?;
                 Ok(match model {
                     Model::Bert(bert) => bert.sentences(&batch)?,
                     Model::Lit(lit) => lit.encode_text(&batch)?,
+                    Model::Blip(blip) => {
+                        blip.embed_texts(&blip.encoder()?.features(&batch, None)?)?
+                    }
                     _ => return Err(self.unsuitable("reading text", "a BERT or a LiT")),
                 })
             }
             _ => Err(self.unsuitable("reading text", "a CLIP, a LiT or a BERT")),
         }
+    }
+
+    /// Texts as a BERT reads them. Those that do not fit are cut.
+    pub(crate) fn read(&self, texts: &[String]) -> Result<Texts, Failure> {
+        let Reader::Bert(tokenizer, context) = &self.reader else {
+            return Err(self.unsuitable("reading text", "a BERT, or what is built on one"));
+        };
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let batch = tokenizer.encode_batch(&texts, *context, Truncate::Cut);
+        Ok(Texts::from(&batch.map_err(ocelli_data::Error::from)?))
     }
 }
 
