@@ -8,7 +8,7 @@ fn file(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/gguf")).join(name)
 }
 
-/// The expected values come from the gguf package (tools/gguf_blocks.py).
+/// The expected values come from the gguf package (`tools/gguf_blocks.py`).
 #[test]
 fn every_type_unpacks_to_the_values_of_its_reference() {
     let blocks = Checkpoint::open(&file("blocks.gguf")).unwrap();
