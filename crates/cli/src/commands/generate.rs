@@ -8,11 +8,13 @@ use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
 use crate::written::Written;
 use ocelli_data::text::Tokenizer;
-use ocelli_models::generate::{Flow, Prompt, Settings, generate};
+use ocelli_models::generate::{Cache, Decoder, Flow, Prompt, Rows, Settings, generate};
 use ocelli_models::language::causal::CausalModel;
+use ocelli_tensor::Tensor;
 use serde::Serialize;
+use std::cell::Cell;
 use std::io::{IsTerminal, stdout};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Tokens of an answer where nothing is said.
 const USUAL_TOKENS: usize = 256;
@@ -63,11 +65,12 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let source = session::find(global, &args.model)?;
     let usual = Settings::greedy(USUAL_TOKENS, &source.end_tokens()?);
     let mut settings = args.sampling.settings(&usual)?;
-    let tokenizer = source.language_tokenizer()?;
+    let tokenizer = source.language_tokenizer();
     let session = source.open(global)?;
     let Some(model) = session.opened.model.causal() else {
         return Err(session.unsuitable("going on from a prompt", "a language model"));
     };
+    let tokenizer = tokenizer?;
     if settings.eos.is_empty() {
         settings.eos.extend(tokenizer.named().end);
     }
@@ -82,6 +85,31 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// A decoder that measures how long it reads prompts.
+struct Timed<'a> {
+    decoder: &'a dyn CausalModel,
+    prefill: Cell<Duration>,
+}
+
+impl Decoder for Timed<'_> {
+    fn context_length(&self) -> Option<usize> {
+        self.decoder.context_length()
+    }
+
+    fn embed(&self, ids: &[u32]) -> ocelli_models::Result<Tensor> {
+        self.decoder.embed(ids)
+    }
+
+    fn advance(&self, rows: &Rows, cache: &mut Cache) -> ocelli_models::Result<Tensor> {
+        let (started, is_prompt) = (Instant::now(), cache.lens().iter().all(|len| *len == 0));
+        let logits = self.decoder.advance(rows, cache)?;
+        if is_prompt {
+            self.prefill.set(self.prefill.get() + started.elapsed());
+        }
+        Ok(logits)
+    }
 }
 
 /// Goes on from some prompts side by side.
@@ -102,11 +130,10 @@ fn write(
     let mut written: Vec<Written> =
         prompts.iter().map(|_| Written::new(tokenizer, stops)).collect();
     let started = Instant::now();
-    let mut prefilled = None;
+    let timed = Timed { decoder: model, prefill: Cell::default() };
     let mut broken = None;
     let mut cache = model.new_cache(prompts.len());
-    let answers = generate(model, &prompts, &mut cache, settings, &mut |row, id| {
-        prefilled.get_or_insert_with(|| started.elapsed());
+    let answers = generate(&timed, &prompts, &mut cache, settings, &mut |row, id| {
         let more = written[row].push(id);
         if shows && broken.is_none() {
             broken = out.text(more).and_then(|()| out.flush()).err();
@@ -120,8 +147,8 @@ fn write(
     if let Some(failure) = broken {
         return Err(failure);
     }
-    let all = started.elapsed();
-    let prefill = prefilled.unwrap_or(all);
+    let prefill = timed.prefill.get();
+    let decode = started.elapsed().saturating_sub(prefill);
     for ((written, answer), prompt) in written.iter_mut().zip(&answers).zip(&prompts) {
         let rest = written.finish();
         if shows {
@@ -135,7 +162,7 @@ fn write(
                 image_tokens: prompt.image_tokens,
                 generated_tokens: answer.ids.len(),
                 prefill_ms: prefill.as_secs_f64() * 1e3,
-                decode_ms: all.saturating_sub(prefill).as_secs_f64() * 1e3,
+                decode_ms: decode.as_secs_f64() * 1e3,
             })?;
         } else {
             out.text(written.text())?;
