@@ -157,7 +157,7 @@ impl Blip2 {
     }
 
     /// What the language model is shown of pictures, `[batch, queries, language width]`, from
-    /// [`QFormer::forward`], or from [`QFormer::join`] with the instruction (InstructBLIP).
+    /// the queries of `QFormer::forward`, or from `QFormer::join` with the instruction (InstructBLIP).
     ///
     /// # Errors
     /// If the model has no language model.
