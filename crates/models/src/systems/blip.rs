@@ -250,13 +250,13 @@ impl Blip {
     }
 
     /// What a question about a picture comes to: what its answer looks at. Questions begin with
-    /// `[ENC]`; padding is masked while the model trains and not while it answers, as in the original.
+    /// `[ENC]`. Padding among them is looked at too, as in transformers, so questions of one length
+    /// belong together.
     ///
     /// # Errors
     /// If the model does not read, or the inputs do not suit.
-    pub fn question(&self, memory: &Memory, questions: &Texts, is_masked: bool) -> Result<Memory> {
-        let tokens = self.encoder()?.features(questions, Some(memory))?;
-        Ok(Memory { tokens, mask: is_masked.then(|| questions.mask.clone()) })
+    pub fn question(&self, memory: &Memory, questions: &Texts) -> Result<Memory> {
+        Ok(self.encoder()?.features(questions, Some(memory))?.into())
     }
 
     /// Writes a text about each memory: image tokens for a caption, a question for an answer. Texts go
@@ -321,7 +321,7 @@ impl Writer for Blip {
                 }
                 let memory = self.image_tokens(pixels)?;
                 let questions = Texts::repeated(&ids, memory.batch());
-                (self.question(&memory, &questions, false)?, vec![tokens.decode])
+                (self.question(&memory, &questions)?, vec![tokens.decode])
             }
         };
         self.continue_text(&memory, &start, settings, on_token)

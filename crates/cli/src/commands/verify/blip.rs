@@ -146,7 +146,7 @@ fn question_outputs(
     {
         computed.insert(format!("out/question_layer{i}"), state);
     }
-    let asked = model.question(memory, &questions, true)?;
+    let asked = model.question(memory, &questions)?;
     computed.insert("out/question_states".to_owned(), asked.tokens.clone());
     if let Some(answers) = texts(case, "in/decoder_input_ids", "in/decoder_attention_mask")? {
         let decoder = model.decoder()?;
@@ -160,7 +160,6 @@ fn question_outputs(
     if let Some(value) = loss(case, model)? {
         computed.insert("out/loss".to_owned(), value);
     }
-    let asked = model.question(memory, &questions, false)?;
     for name in case.expected().iter().filter(|n| n.starts_with("gen/")) {
         let start = [model.config().tokens.decode];
         computed.insert(name.clone(), written(case, model, &asked, name, &start)?);
@@ -225,7 +224,7 @@ fn after_the_step(
         computed.insert(kind, Tensor::from_slice(&values, &shape)?);
     }
     for (parameter, before) in moving.into_iter().zip(before) {
-        parameter.replace(&before);
+        parameter.update(|values| values.copy_from_slice(before.values()));
     }
     Ok(())
 }
@@ -267,6 +266,6 @@ pub(super) fn loss(case: &Case, model: &Blip) -> Result<Option<Tensor>, Failure>
     let Some(answers) = texts(case, "in/decoder_input_ids", "in/decoder_attention_mask")? else {
         return Ok(Some(model.loss(&memory, &read, &labels, smoothing)?));
     };
-    let asked = model.question(&memory, &read, true)?;
+    let asked = model.question(&memory, &read)?;
     Ok(Some(model.loss(&asked, &answers, &labels, smoothing)?))
 }
