@@ -282,3 +282,131 @@ pub(super) fn momentum_names(next: &'static str) -> [Names; 4] {
     let next = copy("queue.next", next);
     [Names::family(ORIGINAL, &["idx_queue"]), Names::family(&[next], &[]), tower, encoder]
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // A test fails by panicking.
+mod tests {
+    use super::*;
+    use crate::language::med::MedConfig;
+    use crate::systems::blip::BlipTokens;
+    use crate::vision::vit::{Head, VitConfig};
+
+    const QUEUE: usize = 3;
+
+    fn model() -> (Blip, Parameters) {
+        let vision = VitConfig {
+            image_size: (8, 8),
+            patch_size: 4,
+            width: 8,
+            depth: 1,
+            heads: 2,
+            mlp_dim: 16,
+            head: Head::None,
+            ..VitConfig::variant("B/16").unwrap()
+        };
+        let text = MedConfig {
+            vocab: 12,
+            context_length: 6,
+            width: 8,
+            depth: 1,
+            heads: 2,
+            mlp_dim: 16,
+            ..MedConfig::base(8)
+        };
+        let config = BlipConfig {
+            vision,
+            encoder: Some(text.clone()),
+            decoder: Some(MedConfig { is_decoder: true, ..text }),
+            is_shared: true,
+            embed_dim: Some(4),
+            queue: Some(QUEUE),
+            label_smoothing: SMOOTHING,
+            momentum: MOMENTUM,
+            alpha: ALPHA,
+            tokens: BlipTokens { decode: 10, encode: 11, separator: 3, pad: 0 },
+        };
+        let b = Builder::random(5);
+        let model = Blip::new(&config, &b);
+        let parameters = b.finish().unwrap();
+        parameters.iter().for_each(|p| p.set_trainable(true));
+        model.freeze_copies(&parameters);
+        (model, parameters)
+    }
+
+    fn values(parameters: &Parameters, name: &str) -> Vec<f32> {
+        parameters.get(name).unwrap().tensor().values().to_vec()
+    }
+
+    #[test]
+    fn every_part_learns_but_the_copies() {
+        let (model, parameters) = model();
+        let pixels: Vec<f32> = (0..2 * 3 * 64).map(|i| (i as f32 * 0.37).sin()).collect();
+        let pixels = Tensor::from_slice(&pixels, &[2, 3, 8, 8]).unwrap();
+        let ids = [2, 5, 6, 3, 2, 7, 3, 0];
+        let texts = Texts {
+            ids: ids.into(),
+            token_types: vec![0; 8].into(),
+            mask: ids.map(|id| u8::from(id != 0)).into(),
+            batch: 2,
+        };
+        let other: std::sync::Arc<[u32]> = [1, 0].into();
+        let negatives = Negatives { images: other.clone(), texts: other };
+        let step = model.pretrain(&pixels, &texts, ALPHA, &negatives).unwrap();
+        assert_eq!(step.by_image.shape()[..], [2, 2 + QUEUE]);
+        let gradients = step.loss().unwrap().backward().unwrap();
+        for p in parameters.iter() {
+            let learns = gradients.get(&p.tensor()).is_some();
+            let is_copy = p.name().starts_with("momentum.");
+            assert_eq!(learns, !is_copy && !p.is_buffer(), "{}", p.name());
+        }
+        // What encoder and decoder have in common is there once.
+        assert!(parameters.get("decoder.blocks.0.attn.qkv.weight").is_some());
+        assert!(parameters.get("decoder.blocks.0.cross.q.weight").is_none());
+    }
+
+    #[test]
+    fn copies_follow_slowly_and_the_temperature_stays_in_its_range() {
+        let (model, parameters) = model();
+        let name = "matching.image.weight";
+        let copy = format!("momentum.{name}");
+        parameters.get(name).unwrap().update(|v| v.fill(1.0));
+        parameters.get(&copy).unwrap().update(|v| v.fill(0.0));
+        parameters.get("temperature").unwrap().update(|v| v.fill(2.0));
+        model.follow(&parameters, 0.75);
+        model.follow(&parameters, 0.75);
+        assert!(values(&parameters, &copy).iter().all(|v| (v - 0.4375).abs() < 1e-6));
+        assert_eq!(values(&parameters, "temperature"), [0.5]);
+    }
+
+    #[test]
+    fn the_oldest_features_are_replaced() {
+        let (model, parameters) = model();
+        let features = |from: f32| {
+            let rows: Vec<f32> = (0..8).map(|i| from + i as f32).collect();
+            Tensor::from_slice(&rows, &[2, 4]).unwrap()
+        };
+        model.remember(&[features(10.0), features(20.0)]).unwrap();
+        model.remember(&[features(30.0), features(40.0)]).unwrap();
+        // Column by column 34, 14, 30: the second step began at the third and came round.
+        assert_eq!(values(&parameters, "queue.images")[..QUEUE], [34.0, 14.0, 30.0]);
+        assert_eq!(values(&parameters, "queue.texts")[..QUEUE], [44.0, 24.0, 40.0]);
+        assert_eq!(values(&parameters, "queue.next"), [1.0]);
+        assert!(model.remember(&[features(0.0), Tensor::zeros(&[2, 3])]).is_err());
+    }
+
+    #[test]
+    fn targets_and_weights_are_those_of_the_paper() {
+        let similarities = Tensor::from_slice(&[0.0, 0.0, 0.0, 0.0], &[1, 4]).unwrap();
+        let targets = targets(&similarities, 0.4).unwrap();
+        for (got, want) in targets.values().iter().zip([0.7, 0.1, 0.1, 0.1]) {
+            assert!((got - want).abs() < 1e-6, "{got} {want}");
+        }
+        let similarities = Tensor::from_slice(&[9.0, 1.0, 5.0, 1.0, 9.0, 5.0], &[2, 3]).unwrap();
+        let weights = negative_weights(&similarities).unwrap();
+        assert_eq!(weights.shape()[..], [2, 2]);
+        let other = 1.0 / (1.0 + 8_f32.exp()) + LEAST_WEIGHT;
+        for (got, want) in weights.values().iter().zip([0.0, other, other, 0.0]) {
+            assert!((got - want).abs() < 1e-7, "{got} {want}");
+        }
+    }
+}
