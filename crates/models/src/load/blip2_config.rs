@@ -9,6 +9,7 @@ use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
 use crate::vision::eva_vit::{self, EvaVit, EvaVitConfig};
 use crate::vision::position::PositionRule;
 use crate::{Error, Result};
+use ocelli_data::text::Tokenizer;
 use ocelli_nn::checkpoint::Checkpoint;
 use ocelli_nn::{Builder, Names, Parameters};
 use ocelli_tensor::Activation;
@@ -69,10 +70,50 @@ pub(super) fn open(
             let sizes = transformers(config, weights, file)?;
             let names = blip2::transformers_names(&sizes, family == Family::InstructBlip);
             let b = builder(&names);
-            let model = Blip2::new(&sizes, &b);
+            let mut model = Blip2::new(&sizes, &b);
+            let tokenizer = file.with_file_name("qformer_tokenizer");
+            if family == Family::InstructBlip && tokenizer.is_dir() {
+                let tokenizer =
+                    Tokenizer::from_dir(&tokenizer).map_err(ocelli_data::Error::from)?;
+                model = model.with_instructions(tokenizer);
+            }
             Ok((Model::Blip2(Box::new(model)), b.finish()?, names))
         }
     }
+}
+
+/// Height and width of the pictures that a model sees, in pixels.
+pub(super) fn image_size(
+    family: Family,
+    config: &Value,
+    weights: &dyn Fn() -> Result<Checkpoint>,
+) -> Result<(usize, usize)> {
+    // The file has no tensors to name where it says nothing of its tower.
+    let file = Path::new("config.json");
+    if family != Family::LavisBlip2 {
+        return Fields::new(config, file).section("vision_config").sides("image_size", USUAL_SIZE);
+    }
+    let weights = weights()?;
+    let (sizes, nothing) = (Sizes::new(&weights, file), Value::Null);
+    let (f, prefix) = (Fields::new(&nothing, file), "visual_encoder.");
+    if weights.info("visual_encoder.pos_embed").is_some() {
+        Ok(sizes.eva(prefix, &f)?.image_size)
+    } else if weights.info("visual_encoder.conv1.weight").is_some() {
+        Ok(sizes.clip(prefix, &f)?.image_size)
+    } else {
+        // The frozen towers.
+        Ok((USUAL_SIZE, USUAL_SIZE))
+    }
+}
+
+/// Side of the pictures that the towers were made for, in pixels.
+const USUAL_SIZE: usize = 224;
+
+/// Tokens of a text that the Q-Former reads at most.
+pub(super) fn context_length(config: &Value, file: &Path) -> Result<usize> {
+    let f = Fields::new(config, file);
+    let name = if f.get("qformer").is_some() { "qformer" } else { "qformer_config" };
+    f.section(name).size("max_position_embeddings", Some(512))
 }
 
 /// `config.json` of transformers' BLIP-2 and InstructBLIP; which heads there are is for the weights

@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Files of the frozen tower that are looked for beside the trained parts.
 const TOWERS: [&str; 3] = ["eva_vit_g.pth", "clip_vit_L.pth", "vision_tower"];
 /// Directory of the frozen language model beside them.
-const LANGUAGE: &str = "language_model";
+pub(super) const LANGUAGE: &str = "language_model";
 /// What LAVIS ends the answers of an OPT with: the id of a line's end.
 const OPT_NEWLINE: u32 = 50_118;
 

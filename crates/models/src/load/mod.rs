@@ -219,6 +219,7 @@ impl Model {
     pub fn writer(&self) -> Option<&dyn Writer> {
         match self {
             Self::Blip(model) => Some(&**model),
+            Self::Blip2(model) if model.config().writing.is_some() => Some(&**model),
             _ => None,
         }
     }
@@ -227,6 +228,7 @@ impl Model {
     pub fn matcher(&self) -> Option<&dyn Matcher> {
         match self {
             Self::Blip(model) => Some(&**model),
+            Self::Blip2(model) if model.config().matching.is_some() => Some(&**model),
             _ => None,
         }
     }
@@ -459,7 +461,9 @@ impl Files {
                 Family::TransformersVit => "ViTImageProcessor",
                 Family::Dinov2 => "BitImageProcessor",
                 Family::TransformersClip => "CLIPImageProcessor",
-                Family::TransformersBlip => "BlipImageProcessor",
+                Family::TransformersBlip | Family::TransformersBlip2 | Family::InstructBlip => {
+                    "BlipImageProcessor"
+                }
                 _ => "",
             };
             return Processor::from_hf_json_or(&read_text(&at)?, usual).map_err(picture);
@@ -487,6 +491,17 @@ impl Files {
                     &self.config_file(),
                     &weights,
                 )?;
+                // Squeezed to the size, then as CLIP.
+                let text = format!(
+                    r#"{{"image_processor_type": "BlipImageProcessor",
+                    "size": {{"height": {height}, "width": {width}}}}}"#
+                );
+                Processor::from_hf_json(&text).map_err(picture)
+            }
+            Family::TransformersBlip2 | Family::InstructBlip | Family::LavisBlip2 => {
+                let weights = || self.weights();
+                let of = blip2_config::image_size(self.family, &self.config, &weights);
+                let (height, width) = of?;
                 // Squeezed to the size, then as CLIP.
                 let text = format!(
                     r#"{{"image_processor_type": "BlipImageProcessor",
@@ -573,13 +588,19 @@ impl Files {
         if self.family == Family::Gguf {
             return gguf_config::tokenizer(&self.config, &self.path);
         }
-        Ok(Tokenizer::from_dir(self.dir()).map_err(ocelli_data::Error::from)?)
+        let apart = self.dir().join(blip2_parts::LANGUAGE);
+        let is_apart = self.family == Family::LavisBlip2 && apart.is_dir();
+        let dir = if is_apart { &apart } else { self.dir() };
+        Ok(Tokenizer::from_dir(dir).map_err(ocelli_data::Error::from)?)
     }
 
     /// Whether its texts go through the tokenizer of BERT.
     pub fn has_bert_tokenizer(&self) -> bool {
         let families = [Family::Bert, Family::TransformersBlip, Family::OriginalBlip];
-        families.contains(&self.family) || self.is_own("lit")
+        // A BLIP-2 that compares pictures with texts has no tokenizer but that of its Q-Former.
+        let compares = [Family::TransformersBlip2, Family::LavisBlip2].contains(&self.family)
+            && self.dir().join("vocab.txt").is_file();
+        families.contains(&self.family) || compares || self.is_own("lit")
     }
 
     /// Whether this program trained it, with sizes in this section of the configuration.
@@ -607,6 +628,9 @@ impl Files {
         let most = match self.family {
             Family::Bert => bert_config::transformers(&self.config, &file)?.context_length,
             Family::Ocelli => self.own_config::<LitConfig>("lit")?.text.context_length,
+            Family::TransformersBlip2 | Family::LavisBlip2 => {
+                blip2_config::context_length(&self.config, &file)?
+            }
             _ => blip_config::context_length(&self.config, &file)?,
         };
         let file = self.dir().join("sentence_bert_config.json");

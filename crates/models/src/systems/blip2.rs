@@ -5,12 +5,14 @@
 //! second (§3.3, Figure 3) puts what they read among the text of a language model
 //! (`blip2_writing.rs`).
 
-use super::blip2_writing::{LanguageConfig, Writing, WritingConfig, language_names};
+use super::blip2_writing::{Instructions, LanguageConfig, Writing, WritingConfig, language_names};
+use super::matcher::{Matcher, Scores};
 use crate::connector::qformer::{self, Memory, QFormer, QFormerConfig};
 use crate::language::bert::Texts;
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
 use crate::vision::eva_vit::{self, EvaVit, EvaVitConfig};
 use crate::{Error, Result};
+use ocelli_data::text::Tokenizer;
 use ocelli_nn::layers::{LayerNorm, Linear};
 use ocelli_nn::{Builder, Init, Name, Names, Parameter, copy};
 use ocelli_tensor::Tensor;
@@ -115,6 +117,7 @@ pub struct Blip2 {
     qformer: QFormer,
     matching: Option<Matching>,
     writing: Option<Writing>,
+    instructions: Option<Instructions>,
 }
 
 /// Pictures and texts in the joint space.
@@ -172,8 +175,20 @@ impl Blip2 {
             qformer: QFormer::new(&c.qformer, &b.at("qformer")),
             matching: c.matching.map(matching),
             writing: c.writing.as_ref().map(writing),
+            instructions: None,
             config: config.clone(),
         }
+    }
+
+    /// The same with the tokenizer of the instructions that queries read (InstructBLIP).
+    #[must_use]
+    pub fn with_instructions(self, tokenizer: Tokenizer) -> Self {
+        Self { instructions: Some(Instructions(tokenizer)), ..self }
+    }
+
+    /// The tokenizer of the instructions that queries read, if it is there.
+    pub(super) fn instructions(&self) -> Option<&Tokenizer> {
+        self.instructions.as_ref().map(|i| &i.0)
     }
 
     /// The sizes.
@@ -251,6 +266,29 @@ impl Blip2 {
         let queries = pairs.narrow(1, 0, self.config.qformer.queries)?;
         let logits = self.matching()?.head.forward(&queries)?; // [batch, queries, 2]
         Ok(logits.mean_tokens(0)?)
+    }
+}
+
+impl Matcher for Blip2 {
+    fn scores(&self, pixels: &Tensor, texts: &Texts) -> Result<Scores> {
+        let memory = self.image_tokens(pixels)?;
+        let cosines = self.compare(&memory, texts)?.cosines;
+        let (images, tokens) = (memory.tokens.shape()[0], texts.tokens());
+        let mut probabilities = vec![0.0; images * texts.batch];
+        for text in 0..texts.batch {
+            // One text at a time, without padding, with all pictures.
+            let mask = &texts.mask[text * tokens..][..tokens];
+            let ids = texts.ids[text * tokens..].iter().zip(mask);
+            let ids: Vec<u32> = ids.filter(|(_, m)| **m != 0).map(|(id, _)| *id).collect();
+            let pairs = self.qformer.join(&memory, &Texts::repeated(&ids, images))?;
+            let logits = self.match_logits(&pairs)?;
+            for (image, logits) in logits.values().chunks_exact(2).enumerate() {
+                probabilities[image * texts.batch + text] =
+                    1.0 / (1.0 + (logits[0] - logits[1]).exp());
+            }
+        }
+        let probabilities = Tensor::from_slice(&probabilities, &[images, texts.batch])?;
+        Ok(Scores { cosines, probabilities })
     }
 }
 

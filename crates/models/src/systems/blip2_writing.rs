@@ -6,13 +6,16 @@
 //! well.
 
 use super::blip2::Blip2;
-use crate::generate::{Cache, Decoder, Prompt};
+use super::writer::{Request, Writer};
+use crate::connector::qformer::Memory;
+use crate::generate::{Answer, Cache, Decoder, Flow, Prompt, Settings, generate};
 use crate::language::bert::Texts;
 use crate::language::causal::{CausalModel, next_token_loss};
 use crate::language::llama::{self, Llama, LlamaConfig};
 use crate::language::opt::{self, Opt, OptConfig};
 use crate::language::t5::{self, T5, T5Config};
 use crate::{Error, Result};
+use ocelli_data::text::Tokenizer;
 use ocelli_nn::layers::Linear;
 use ocelli_nn::{Builder, Init, Names};
 use ocelli_tensor::{Targets, Tensor};
@@ -122,6 +125,15 @@ impl Writing {
             projection: Linear::new(&b.at("projection"), width, c.width(), true, init),
             language: Language::new(c, language),
         }
+    }
+}
+
+/// The tokenizer of the instructions that queries read (InstructBLIP).
+pub(super) struct Instructions(pub(super) Tokenizer);
+
+impl std::fmt::Debug for Instructions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Instructions of {} words", self.0.vocab_size())
     }
 }
 
@@ -269,6 +281,70 @@ impl Blip2 {
                 Ok((vec![start; texts.len()], model.new_cache(&memory.tokens, &lens)?))
             }
         }
+    }
+}
+
+/// Tokens of a caption, and of an answer, at most; as in the original code.
+const MOST_TOKENS: [usize; 2] = [30, 10];
+/// How the captions begin that the model learned from.
+const PROMPT: &str = "a photo of";
+/// What InstructBLIP is asked for a caption (Table 5).
+const CAPTION_INSTRUCTION: &str = "A short image caption.";
+
+impl Blip2 {
+    /// The text that the language model reads for a request.
+    fn text_of(&self, request: &Request) -> Result<String> {
+        let is_instruct = self.config().qformer.text.is_some();
+        let usual = if is_instruct { CAPTION_INSTRUCTION } else { PROMPT };
+        Ok(match (request, &self.writing()?.0.language) {
+            (Request::Caption(prompt), _) => prompt.unwrap_or(usual).to_owned(),
+            (Request::Answer(question), _) if is_instruct => (*question).to_owned(),
+            (Request::Answer(question), LanguageConfig::T5(_)) => {
+                format!("Question: {question} Short answer:")
+            }
+            (Request::Answer(question), _) => format!("Question: {question} Answer:"),
+        })
+    }
+
+    /// What the queries read in pictures, with this text before them if the model is an InstructBLIP.
+    fn read(&self, memory: &Memory, text: &str) -> Result<Tensor> {
+        let Some(sizes) = self.config().qformer.text else { return self.qformer().forward(memory) };
+        let tokenizer = self.instructions().ok_or_else(|| Error::Unsuitable {
+            what: "reading an instruction",
+            needs: "the folder qformer_tokenizer beside the weights",
+            is: "an InstructBLIP without it".to_owned(),
+        })?;
+        let ids = tokenizer.encode(text, true);
+        let (limit, tokens) = (sizes.context_length, ids.len());
+        if tokens > limit {
+            return Err(Error::ContextOverflow { limit, tokens, image_tokens: 0 });
+        }
+        let images = memory.tokens.shape()[0];
+        self.qformer().join(memory, &Texts::repeated(&ids, images))
+    }
+}
+
+impl Writer for Blip2 {
+    fn usual(&self, request: &Request) -> Settings {
+        let is_question = matches!(request, Request::Answer(_));
+        let ends = self.config().writing.as_ref().map(|w| &w.eos_ids[..]).unwrap_or_default();
+        Settings::greedy(MOST_TOKENS[usize::from(is_question)], ends)
+    }
+
+    fn write(
+        &self,
+        pixels: &Tensor,
+        request: &Request,
+        tokenizer: &Tokenizer,
+        settings: &Settings,
+        on_token: &mut dyn FnMut(usize, u32) -> Flow,
+    ) -> Result<Vec<Answer>> {
+        let text = self.text_of(request)?;
+        let memory = self.image_tokens(pixels)?;
+        let shown = self.shown(&self.read(&memory, &text)?)?;
+        let ids = self.with_picture(&tokenizer.encode(&text, true))?;
+        let (prompts, mut cache) = self.prompts(&shown, &vec![ids; shown.shape()[0]])?;
+        generate(self.decoder()?, &prompts, &mut cache, settings, on_token)
     }
 }
 

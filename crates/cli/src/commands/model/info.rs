@@ -51,6 +51,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let kind = format!("{} ({})", opened.model.kind(), opened.family.name());
     let weights = if args.is_builtin() { "inside this program".to_owned() } else { files(path)? };
     out.text(&columns_of(&[("model", kind), ("weights", weights)]))?;
+    for source in &opened.sources {
+        out.text(&columns_of(&[(source.part, source.path.display().to_string())]))?;
+    }
     out.text(&described(&opened.model, &opened.parameters)?)?;
     out.flush()
 }
