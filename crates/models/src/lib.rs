@@ -18,5 +18,5 @@ pub mod systems;
 pub mod vision;
 
 pub use error::{Error, Result};
-pub use load::{Family, Files, HeadCounts, Model, Opened, Source, tokenizer};
+pub use load::{Family, Files, HeadCounts, Inventory, Model, Opened, Source, inventory, tokenizer};
 pub use pass::Pass;

@@ -156,17 +156,33 @@ impl Mapped for InBlocks {
     }
 }
 
-/// Fresh pages, which take memory only once they are touched.
-struct Untouched(Vec<f32>);
+/// Zeros that take memory only if somebody asks for them.
+struct Zeros {
+    len: usize,
+    values: OnceLock<Vec<f32>>,
+}
 
-impl Mapped for Untouched {
+impl Zeros {
+    /// A tensor of this shape, unless it is too large.
+    fn tensor(shape: &[usize]) -> Option<Tensor> {
+        let len = shape.iter().try_fold(1_usize, |n, axis| n.checked_mul(*axis));
+        let len = len.filter(|n| *n <= MOST_ELEMENTS)?;
+        Tensor::from_mapped(Arc::new(Self { len, values: OnceLock::new() }), shape).ok()
+    }
+}
+
+impl Mapped for Zeros {
     fn values(&self) -> &[f32] {
-        &self.0
+        self.values.get_or_init(|| vec![0.0; self.len])
+    }
+
+    fn len(&self) -> usize {
+        self.len
     }
 }
 
 impl Builder {
-    /// Parameters that are all 0 and take next to no memory: to count those of a model.
+    /// Parameters that are all 0 and take no memory until they are read: to count those of a model.
     pub fn zeros() -> Self {
         Self::new(Source::Zeros)
     }
@@ -208,7 +224,7 @@ impl Builder {
     pub fn weight(&self, name: &str, shape: &[usize], init: Init) -> Parameter {
         let parameter = self.make(name, shape, init, false);
         if let Source::Checkpoint(file, _) = &self.shared.source
-            && let Some(kind) = file.quantised_to()
+            && let Some(kind) = file.quantised_to().filter(|_| file.has_values())
             && shape.last().is_some_and(|cols| cols.is_multiple_of(BLOCK))
         {
             let value = parameter.tensor();
@@ -230,12 +246,7 @@ impl Builder {
     fn make(&self, name: &str, shape: &[usize], init: Init, is_buffer: bool) -> Parameter {
         let name = format!("{}{name}", self.path);
         let value = match &self.shared.source {
-            Source::Zeros => {
-                let elements = shape.iter().try_fold(1_usize, |n, axis| n.checked_mul(*axis));
-                let elements = elements.filter(|n| *n <= MOST_ELEMENTS);
-                let zeros = elements.map(|n| Arc::new(Untouched(vec![0.0; n])));
-                zeros.and_then(|zeros| Tensor::from_mapped(zeros, shape).ok())
-            }
+            Source::Zeros => Zeros::tensor(shape),
             Source::Random(seed) => Tensor::from_slice(&init.draw(*seed, &name, shape), shape).ok(),
             Source::Checkpoint(checkpoint, names) => self.find(checkpoint, names, &name, shape),
         };
@@ -278,6 +289,9 @@ impl Builder {
         }
         if !whole {
             return None;
+        }
+        if !file.has_values() {
+            return Zeros::tensor(shape);
         }
         match Self::read(file, &place, shape) {
             Ok(Some(tensor)) => {

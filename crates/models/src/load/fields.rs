@@ -24,6 +24,11 @@ impl<'a> Fields<'a> {
         Self { file: self.file, path: format!("{}{name}.", self.path), value }
     }
 
+    /// Other fields of the same file.
+    pub(super) fn with(&self, value: &'a Value) -> Self {
+        Self { file: self.file, path: String::new(), value }
+    }
+
     pub(super) fn error(&self, field: &str, reason: impl Into<String>) -> Error {
         let field = format!("{}{field}", self.path);
         Error::Config { file: self.file.to_owned(), field, reason: reason.into() }

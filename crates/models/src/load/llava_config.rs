@@ -65,13 +65,20 @@ pub(super) fn open(
     let (tower, apart) = match tower {
         Ok(prefix) => (prefix, None),
         Err(error) if !is_original => return Err(error),
+        Err(_) if !weights.has_values() => ("", None),
         Err(_) => {
             let weights = Checkpoint::open(&tower_dir(config, file)?)?;
             let inside = weights.info("vision_model.embeddings.class_embedding").is_some();
             (if inside { "vision_model." } else { "" }, Some(Arc::new(weights)))
         }
     };
-    let sizes = if is_original { original(&f, config, file)? } else { transformers(&f)? };
+    let sizes = if !is_original {
+        transformers(&f)?
+    } else if weights.has_values() {
+        original(&f, own_tower(config, file)?)?
+    } else {
+        original(&f, published_tower(&f)?)?
+    };
     let head = if weights.info("language_model.lm_head.weight").is_some() {
         "language_model."
     } else {
@@ -81,6 +88,11 @@ pub(super) fn open(
     let names =
         llava::names(&prefixes, is_original, sizes.projector_depth, sizes.text.has_tied_head);
     let builder = Builder::load(Arc::clone(weights), names.clone());
+    if !weights.has_values() && is_original {
+        // Of shapes alone there is no tower beside the file; its parameters are not the file's.
+        let model = Llava::new(&sizes, &Builder::zeros().at("vision"), &builder);
+        return Ok((Model::Llava(Box::new(model)), builder.finish()?, names));
+    }
     let Some(apart) = apart else {
         let model = Llava::new(&sizes, &builder.at("vision"), &builder);
         return Ok((Model::Llava(Box::new(model)), builder.finish()?, names));
@@ -92,9 +104,9 @@ pub(super) fn open(
 }
 
 /// What stands before the parts, as published, as written by transformers 5, and as in LLaVA 1.6.
-const LANGUAGE: [&str; 3] = ["language_model.model.", "model.language_model.", "model."];
-const PROJECTOR: [&str; 2] = ["multi_modal_projector.", "model.multi_modal_projector."];
-const TOWER: [&str; 5] = [
+pub(super) const LANGUAGE: [&str; 3] = ["language_model.model.", "model.language_model.", "model."];
+pub(super) const PROJECTOR: [&str; 2] = ["multi_modal_projector.", "model.multi_modal_projector."];
+pub(super) const TOWER: [&str; 5] = [
     "vision_tower.vision_model.",
     "vision_tower.",
     "model.vision_tower.vision_model.",
@@ -132,16 +144,25 @@ fn transformers(f: &Fields) -> Result<LlavaConfig> {
     })
 }
 
-/// `config.json` of the original code, and that of its tower.
-fn original(f: &Fields, config: &Value, file: &Path) -> Result<LlavaConfig> {
+/// The tower of the original code, by its own `config.json`.
+fn own_tower(config: &Value, file: &Path) -> Result<ClipVitConfig> {
     let tower_file = tower_dir(config, file)?.join("config.json");
     let tower_config = read_json(&tower_file)?;
     let whole = Fields::new(&tower_config, &tower_file);
-    let vision = if whole.get("vision_config").is_some() {
-        tower(&whole.section("vision_config"))?
-    } else {
-        tower(&whole)?
-    };
+    let has_section = whole.get("vision_config").is_some();
+    tower(&if has_section { whole.section("vision_config") } else { whole })
+}
+
+/// The tower that every published model has, ViT-L/14 at 336 pixels.
+fn published_tower(f: &Fields) -> Result<ClipVitConfig> {
+    let width = f.size("mm_hidden_size", Some(1024))?;
+    let nothing = Value::Null;
+    let usual = tower(&f.with(&nothing))?;
+    Ok(ClipVitConfig { width, heads: (width / 64).max(1), mlp_dim: 4 * width, ..usual })
+}
+
+/// `config.json` of the original code with a tower of these sizes.
+fn original(f: &Fields, vision: ClipVitConfig) -> Result<LlavaConfig> {
     let kind = f.text("mm_projector_type").unwrap_or("linear");
     let depth = match kind.strip_prefix("mlp").and_then(|rest| rest.strip_suffix("x_gelu")) {
         None if kind == "linear" => Some(1),

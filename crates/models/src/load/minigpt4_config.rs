@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What stands before the language model, plain and under peft.
-const LANGUAGE: [&str; 2] = ["llama_model.", "llama_model.base_model.model."];
+pub(super) const LANGUAGE: [&str; 2] = ["llama_model.", "llama_model.base_model.model."];
 
 /// Builds the model of a directory.
 pub(super) fn open(

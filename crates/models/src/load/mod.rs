@@ -11,10 +11,12 @@ mod fields;
 mod gguf_config;
 mod llava_config;
 mod minigpt4_config;
+mod shapes;
 mod t5_config;
 mod vit_config;
 
 use self::fields::Fields;
+pub use self::shapes::{Inventory, inventory};
 use crate::connector::qformer::QFormer;
 use crate::language::bert::{self, Bert};
 use crate::language::causal::CausalModel;
@@ -378,18 +380,21 @@ impl Files {
     }
 
     fn of_weights(path: &Path) -> Result<Option<Family>> {
-        let weights = Checkpoint::open(path)?;
+        Ok(Self::of_tensors(&Checkpoint::open(path)?))
+    }
+
+    fn of_tensors(weights: &Checkpoint) -> Option<Family> {
         let has = |name: &str| weights.info(name).is_some();
         let jax = "Transformer/encoder_norm/scale";
-        Ok(if has("visual.conv1.weight") {
+        if has("visual.conv1.weight") {
             Some(Family::OpenAiClip)
         } else if has(jax) || has(&format!("opt/target/{jax}")) {
             Some(Family::JaxVit)
-        } else if blip_config::is_original(&weights) {
+        } else if blip_config::is_original(weights) {
             Some(Family::OriginalBlip)
         } else {
-            blip2_config::family_of(&weights)
-        })
+            blip2_config::family_of(weights)
+        }
     }
 
     /// The model inside the program.

@@ -21,6 +21,8 @@ pub(super) enum Source {
     Stored(Range<usize>),
     /// A raw deflate stream in `range` that decodes to `size` bytes.
     Deflated { range: Range<usize>, size: usize },
+    /// No bytes: only the shapes of `size` of them are known.
+    Unknown { size: usize },
 }
 
 impl Source {
@@ -28,7 +30,7 @@ impl Source {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Stored(range) => range.len(),
-            Self::Deflated { size, .. } => *size,
+            Self::Deflated { size, .. } | Self::Unknown { size } => *size,
         }
     }
 
@@ -52,6 +54,7 @@ impl Source {
                 }
                 Ok(Cow::Owned(out))
             }
+            Self::Unknown { .. } => Err("only its shape is known".to_owned()),
         }
     }
 }

@@ -64,6 +64,7 @@ pub struct Checkpoint {
     entries: BTreeMap<String, (Entry, usize)>,
     metadata: BTreeMap<String, String>,
     quantised: Option<BlockKind>,
+    has_values: bool,
 }
 
 impl Checkpoint {
@@ -104,9 +105,33 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// A checkpoint of shapes alone, which `path` lists: a model can be built from it, but its values
+    /// are not there.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for a shape whose size overflows.
+    pub fn of_shapes(path: &Path, shapes: BTreeMap<String, Vec<usize>>) -> Result<Self> {
+        let mut checkpoint = Self { has_values: false, ..Self::empty() };
+        for (name, shape) in shapes {
+            let size = shape.iter().try_fold(Dtype::F32.size(), |n, axis| n.checked_mul(*axis));
+            let source = entry::Source::Unknown { size: size.unwrap_or(0) };
+            let entry = Entry::contiguous(Dtype::F32, shape, source, 0).map_err(|reason| {
+                Error::Tensor { path: path.to_owned(), tensor: name.clone(), reason }
+            })?;
+            checkpoint.entries.insert(name, (entry, 0));
+        }
+        checkpoint.files.push((path.to_owned(), Region::Memory(Arc::new(Cow::Borrowed(&[])))));
+        Ok(checkpoint)
+    }
+
+    /// Whether there are values, and not shapes alone.
+    pub fn has_values(&self) -> bool {
+        self.has_values
+    }
+
     fn empty() -> Self {
         let (files, entries, metadata) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        Self { files, entries, metadata, quantised: None }
+        Self { files, entries, metadata, quantised: None, has_values: true }
     }
 
     fn add(&mut self, path: PathBuf, region: Region) -> Result<()> {

@@ -7,10 +7,10 @@ use crate::output::Output;
 use crate::session::{self, ModelArgs};
 use crate::shapes;
 use crate::table::{bytes, columns, thousands};
-use ocelli_models::Model;
+use ocelli_models::{Inventory, Model};
 use ocelli_nn::checkpoint::Checkpoint;
 use ocelli_nn::{Builder, Parameters};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Show the parts of a model, their sizes, and what a picture costs
 #[derive(clap::Args)]
@@ -19,6 +19,7 @@ Examples:
   ocelli model info openai/clip-vit-base-patch32
   ocelli model info --shape vit-b16
   ocelli model info --shape ViT-L/14@336
+  ocelli model info --shapes llava-1.5-7b-hf.json
 
 A multiply-add counts as two operations. Memory is the weights in f32, and what one picture of a
 batch holds between the layers.")]
@@ -31,6 +32,10 @@ pub(super) struct Args {
     /// A published size instead: vit-b16, vit-s16, clip-l14, ViT-B/32, RN50, ...
     #[arg(long, value_name = "NAME", conflicts_with = "model")]
     shape: Option<String>,
+    /// Names and shapes of a checkpoint's tensors instead, in JSON: says whether a model takes all
+    /// of them, without any weights
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "path", "shape"])]
+    shapes: Option<PathBuf>,
 }
 
 pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
@@ -41,6 +46,14 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         let parameters = b.finish().map_err(ocelli_models::Error::from)?;
         out.text(&columns_of(&[("model", format!("{shape}, {}", model.kind()))]))?;
         out.text(&described(&model, &parameters)?)?;
+        return out.flush();
+    }
+    if let Some(file) = &args.shapes {
+        let found = ocelli_models::inventory(file)?;
+        let opened = &found.opened;
+        let kind = format!("{} ({})", opened.model.kind(), opened.family.name());
+        out.text(&columns_of(&[("model", kind), ("tensors", taken(file, &found)?)]))?;
+        out.text(&described(&opened.model, &opened.parameters)?)?;
         return out.flush();
     }
     let named = args.path.clone().or_else(|| args.model.model.clone());
@@ -63,6 +76,32 @@ impl Args {
     fn is_builtin(&self) -> bool {
         self.path.is_none() && self.model.model.is_none()
     }
+}
+
+/// What became of the tensors of a list; fails if it contradicts itself.
+fn taken(file: &Path, found: &Inventory) -> Result<String, Failure> {
+    let counts = [("tensors", found.tensors), ("elements", found.elements)];
+    for ((what, counted), stated) in counts.into_iter().zip(found.stated) {
+        if let Some(stated) = stated.filter(|stated| *stated != counted) {
+            return Err(Failure::model(format!(
+                "{}: its keys have {counted} {what}, it says {stated}; write the list again",
+                file.display()
+            )));
+        }
+    }
+    let count = |n: usize| thousands(n as u64);
+    let mut text = format!(
+        "{} of {} values, none missing, none unused",
+        count(found.tensors),
+        count(found.elements)
+    );
+    if !found.unneeded.is_empty() {
+        let shown = found.unneeded.len().min(4);
+        let more = if shown < found.unneeded.len() { ", ..." } else { "" };
+        let names = found.unneeded[..shown].join(", ");
+        text += &format!("; {} known and not needed: {names}{more}", found.unneeded.len());
+    }
+    Ok(text)
 }
 
 /// The files that hold the tensors, each once, with their sizes.
@@ -118,7 +157,10 @@ fn described(model: &Model, parameters: &Parameters) -> Result<String, Failure> 
 
 /// The parts with their parameters, in the order of the forward pass.
 fn parts(model: &Model, parameters: &Parameters) -> Vec<Vec<String>> {
-    let levels = if matches!(model, Model::Vit(_)) { 1 } else { 2 };
+    // Systems of several models have these as parts.
+    let whole =
+        matches!(model, Model::Vit(_) | Model::Llava(_) | Model::Blip2(_) | Model::MiniGpt4(_));
+    let levels = if whole { 1 } else { 2 };
     let mut parts: Vec<(String, u64)> = Vec::new();
     for p in parameters.iter().filter(|p| !p.is_buffer()) {
         let part = p.name().split('.').take(levels).collect::<Vec<_>>().join(".");
