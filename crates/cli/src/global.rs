@@ -28,8 +28,8 @@ fn check_variables(of: impl Fn(&str) -> Option<String>) -> Result<(), Failure> {
         }
     }
     let isa = of("OCELLI_ISA").unwrap_or_default();
-    if !["", "portable", "avx2", "avx512"].contains(&isa.as_str()) {
-        return Err(wrong("OCELLI_ISA", &isa, "avx512, avx2 or portable"));
+    if !["", "portable", "avx2", "avx512", "amx"].contains(&isa.as_str()) {
+        return Err(wrong("OCELLI_ISA", &isa, "amx, avx512, avx2 or portable"));
     }
     Ok(())
 }

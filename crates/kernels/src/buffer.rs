@@ -96,7 +96,13 @@ impl<T: Copy + Default> Buffer<T> {
     }
 }
 
-impl Buffer<f32> {
+/// A type of which every bit pattern is a value.
+pub trait Number: Copy {}
+
+impl Number for f32 {}
+impl Number for u16 {}
+
+impl<T: Number> Buffer<T> {
     /// Room for `len` numbers that the caller overwrites; until then they are arbitrary.
     pub fn uninit(len: usize) -> Self {
         Self::with_stale_values(len)

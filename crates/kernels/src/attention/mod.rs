@@ -146,7 +146,7 @@ struct Rows {
 impl Rows {
     /// In place if rows are whole vectors, else copied with zeros behind each.
     unsafe fn new(isa: Isa, from: *const f32, stride: usize, rows: usize, cols: usize) -> Self {
-        let lanes = if isa == Isa::Avx512 { 16 } else { 8 };
+        let lanes = if isa >= Isa::Avx512 { 16 } else { 8 };
         if cols.is_multiple_of(lanes) {
             return Self { ptr: from, stride, _padded: None };
         }
@@ -248,7 +248,7 @@ unsafe fn key_panels(
     depth: usize,
 ) -> Buffer<f32> {
     let width = panel_width(isa);
-    let mut panels = Buffer::uninit(rows.next_multiple_of(width) * depth);
+    let mut panels = Buffer::<f32>::uninit(rows.next_multiple_of(width) * depth);
     for row in (0..rows).step_by(width) {
         // SAFETY: by the caller, `from` reaches over the rows.
         unsafe {

@@ -6,6 +6,8 @@
 //! rows are dealt evenly over tiles, so that there is no slow rest. Panels are split over threads,
 //! and rows too when there are few panels.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 mod pack;
 pub mod reference;
 mod tile;
@@ -100,7 +102,7 @@ impl PackedRhs {
     fn for_isa(isa: Isa, k: usize, n: usize, rhs: Rhs) -> Self {
         let width = panel_width(isa);
         let panels = n.div_ceil(width);
-        let mut buffer = Buffer::uninit(panels * width * k);
+        let mut buffer = Buffer::<f32>::uninit(panels * width * k);
         let out = Shared::new(&mut buffer);
         check_rhs(k, n, rhs);
         parallel_for(panels, |p| {
@@ -242,6 +244,10 @@ fn matmul_for(
         "room for the values before the activation is too small"
     );
 
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Amx && !matches!(rhs, Rhs::Blocks(_)) {
+        return amx::matmul((m, n, k), lhs, rhs, out, out_stride, epilogue);
+    }
     let width = panel_width(isa);
     let panels = n.div_ceil(width);
     // Rows are split where they would not stay in the cache from panel to panel, and when the

@@ -114,7 +114,7 @@ pub(super) unsafe fn pack_strips(
     from: *const f32,
     stride: usize,
 ) -> Buffer<f32> {
-    let mut buffer = Buffer::uninit(m * k);
+    let mut buffer = Buffer::<f32>::uninit(m * k);
     let out = Shared::new(&mut buffer);
     let from = from as usize; // An address may cross threads; it is read only.
     parallel_for(k.div_ceil(STRIP_STEP), |task| {

@@ -6,7 +6,7 @@ use crate::simd::{Isa, Vector, dispatch, load_up_to, store_up_to};
 /// Columns of a panel.
 pub(crate) const fn panel_width(isa: Isa) -> usize {
     match isa {
-        Isa::Avx512 => 64,
+        Isa::Amx | Isa::Avx512 => 64,
         Isa::Avx2 | Isa::Portable => 16,
     }
 }
@@ -70,6 +70,26 @@ pub(crate) struct Next {
     pub(crate) stride: usize,
 }
 
+impl Panel {
+    /// Without any work.
+    pub(super) const EMPTY: Self = Self {
+        rows: 0,
+        cols: 0,
+        depth: 0,
+        a: std::ptr::null(),
+        a_stride: 0,
+        k_stride: 0,
+        strip_depth: 0,
+        strip_from: 0,
+        b: std::ptr::null(),
+        b_stride: 0,
+        c: std::ptr::null_mut(),
+        c_stride: 0,
+        tail: Tail::PLAIN,
+        next: Next { at: std::ptr::null(), stride: 0 },
+    };
+}
+
 impl Next {
     /// The lines that tile `t` asks for, one per four inner steps: where they begin and how far
     /// they are apart, in values. Sixteen tiles bring everything; later ones keep it fresh.
@@ -91,7 +111,7 @@ const LINE: usize = 16;
 /// The panel kernel of an instruction set.
 pub(crate) fn panel_fn(isa: Isa) -> unsafe fn(&Panel) {
     match isa {
-        Isa::Avx512 => |p| unsafe { dispatch!(Isa::Avx512, panel(p: &Panel)) },
+        Isa::Amx | Isa::Avx512 => |p| unsafe { dispatch!(Isa::Avx512, panel(p: &Panel)) },
         Isa::Avx2 => |p| unsafe { dispatch!(Isa::Avx2, panel(p: &Panel)) },
         Isa::Portable => |p| unsafe { dispatch!(Isa::Portable, panel(p: &Panel)) },
     }
@@ -132,7 +152,7 @@ unsafe fn panel<V: Vector>(p: &Panel) {
             let tile = Tile { row, a, row_stride, k_stride, next, next_step, direct };
             product_of_size::<V>(p, rows, vectors, &tile, &mut scratch);
             if !direct {
-                finish::<V>(p, row, rows, vectors, &scratch);
+                finish::<V>(p, row, rows, vectors, scratch.0.as_ptr());
             }
         }
         row += rows;
@@ -328,9 +348,27 @@ unsafe fn add_and_store<V: Vector, const ROWS: usize, const VECTORS: usize>(
     }
 }
 
-/// The tail on one tile, from `tile` to `c`.
+/// The tail on all rows of a panel, from rows of a panel's width at `sums` to `c`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+pub(super) unsafe fn finish_rows(p: &Panel, sums: *const f32) {
+    use crate::simd::Avx512;
+    const WIDTH: usize = panel_width(Isa::Avx512);
+    // SAFETY: by the caller; this function carries the features.
+    unsafe {
+        if p.cols < WIDTH || p.tail.activation != Activation::None || !p.tail.pre.is_null() {
+            return finish::<Avx512>(p, 0, p.rows, p.cols.div_ceil(Avx512::LANES), sums);
+        }
+        for row in 0..p.rows {
+            let load = |v| Avx512::load(sums.add(row * WIDTH + v * Avx512::LANES));
+            add_and_store(p, row, &mut [[load(0), load(1), load(2), load(3)]]);
+        }
+    }
+}
+
+/// The tail on one tile, from rows of 64 at `tile` to `c`.
 #[inline(always)]
-unsafe fn finish<V: Vector>(p: &Panel, row: usize, rows: usize, vectors: usize, tile: &Scratch) {
+unsafe fn finish<V: Vector>(p: &Panel, row: usize, rows: usize, vectors: usize, tile: *const f32) {
     let tail = &p.tail;
     // SAFETY: by the caller.
     unsafe {
@@ -340,7 +378,7 @@ unsafe fn finish<V: Vector>(p: &Panel, row: usize, rows: usize, vectors: usize, 
             for v in 0..vectors {
                 let col = v * V::LANES;
                 let n = p.cols - col;
-                let mut x = V::load(tile.0.as_ptr().add(r * 64 + col));
+                let mut x = V::load(tile.add(r * 64 + col));
                 let c = p.c.add(at + col);
                 if tail.accumulate {
                     x = x.add(load_up_to(c, n));

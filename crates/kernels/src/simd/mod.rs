@@ -91,11 +91,13 @@ pub enum Isa {
     Avx2,
     /// AVX-512 (F, BW, DQ, VL).
     Avx512,
+    /// AVX-512 with the matrix unit (AMX, bf16).
+    Amx,
 }
 
 impl Isa {
     /// The fastest instruction set of this machine, or the one that `OCELLI_ISA`
-    /// (`avx512`, `avx2`, `portable`) asks for, if the machine has it.
+    /// (`amx`, `avx512`, `avx2`, `portable`) asks for, if the machine has it.
     pub fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
@@ -103,6 +105,7 @@ impl Isa {
             let asked = match std::env::var("OCELLI_ISA").as_deref() {
                 Ok("portable") => Self::Portable,
                 Ok("avx2") => Self::Avx2,
+                Ok("avx512") => Self::Avx512,
                 _ => best,
             };
             asked.min(best)
@@ -119,6 +122,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
+            if avx512 && crate::gemm::amx::available() {
+                return &[Self::Portable, Self::Avx2, Self::Avx512, Self::Amx];
+            }
             if avx512 {
                 return &[Self::Portable, Self::Avx2, Self::Avx512];
             }
@@ -147,7 +153,7 @@ macro_rules! dispatch {
         }
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            $crate::simd::Isa::Avx512 => avx512($($arg),*),
+            $crate::simd::Isa::Avx512 | $crate::simd::Isa::Amx => avx512($($arg),*),
             #[cfg(target_arch = "x86_64")]
             $crate::simd::Isa::Avx2 => avx2($($arg),*),
             _ => $f::<$crate::simd::Portable>($($arg),*),
@@ -201,7 +207,7 @@ pub fn fma_rate() -> f64 {
         }
     }
     let lanes = match Isa::best() {
-        Isa::Avx512 => 16,
+        Isa::Amx | Isa::Avx512 => 16,
         _ => 8,
     };
     let (threads, turns) = (crate::pool::threads(), 2_000_000);
