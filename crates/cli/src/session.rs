@@ -25,7 +25,7 @@ const MOST_NAMES: usize = 1000;
 const CLIP_CONTEXT: usize = 77;
 
 /// Which model.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
     /// Model: a folder, a weights file, or org/name[@revision] of the hub [default: the built-in
     /// model for drawings]
@@ -34,6 +34,13 @@ pub(crate) struct ModelArgs {
     /// Hold the weights of linear layers in blocks of 8 or 4 bits
     #[arg(long, value_name = "TYPE")]
     pub(crate) quant: Option<Quant>,
+    /// Add changes of low rank: a folder that peft wrote, and how often they count; repeatable
+    #[arg(long, value_name = "PATH[=SCALE]")]
+    pub(crate) lora: Vec<String>,
+    /// The model that a folder of changes, a projector or a difference belongs to, where its own
+    /// files do not say so
+    #[arg(long, value_name = "MODEL", alias = "model-base")]
+    pub(crate) base: Option<String>,
 }
 
 /// Blocks that weights are held in.
@@ -127,12 +134,29 @@ pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure>
         return Ok(Source { files, path: PathBuf::new() });
     };
     let path = resolve(global, model)?;
-    let files = Files::find(&path, None)?;
+    let base = args.base.as_deref().map(|base| resolve(global, base)).transpose()?;
+    let mut files = Files::find_on(&path, None, base.as_deref())?;
+    for adapter in &args.lora {
+        let (dir, scale) = adapter_of(adapter)?;
+        files = files.with_adapter(&resolve(global, dir)?, scale)?;
+    }
     let files = match args.quant {
         Some(quant) => files.quantised(quant.into()),
         None => files,
     };
     Ok(Source { files, path })
+}
+
+/// A folder of changes, and how often they count.
+fn adapter_of(text: &str) -> Result<(&str, f32), Failure> {
+    let Some((dir, scale)) = text.rsplit_once('=').filter(|_| !Path::new(text).exists()) else {
+        return Ok((text, 1.0));
+    };
+    let scale = scale.parse().ok().filter(|scale: &f32| scale.is_finite());
+    let scale = scale.ok_or_else(|| {
+        Failure::usage(format!("--lora {text}: expected PATH or PATH=SCALE, such as lora=0.5"))
+    })?;
+    Ok((dir, scale))
 }
 
 /// Turns texts into ids.

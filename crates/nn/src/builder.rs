@@ -31,7 +31,20 @@ struct Shared {
 enum Source {
     Zeros,
     Random(u64),
-    Checkpoint(Arc<Checkpoint>, Vec<Names>),
+    Checkpoint(Arc<Checkpoint>, Vec<Names>, Vec<Axis>),
+}
+
+/// What an axis of a parameter is, for messages about one of another length.
+#[derive(Clone, Debug)]
+pub struct Axis {
+    /// What the names of parameters begin with that have such an axis.
+    pub part: &'static str,
+    /// Its length.
+    pub length: usize,
+    /// The length in words, such as `hidden=4096` or `patches=576+1`.
+    pub symbol: String,
+    /// The field of the configuration that set it.
+    pub field: &'static str,
 }
 
 #[derive(Debug, Default)]
@@ -91,19 +104,62 @@ impl LoadError {
                 let _ = write!(text, ", and {} more", count - LISTED);
             }
         }
-        let packed = misshaped.iter().any(|m| m.contains("found [0]") || m.ends_with(", 1]"));
         let broken = missing.is_empty() && misshaped.is_empty() && unused.is_empty();
+        let told = |what: &str| misshaped.iter().any(|m| m.contains(what));
         text += if broken {
             "\n  the weights are damaged or come from a training that diverged: fetch the file again, \
              or take an earlier checkpoint"
-        } else if packed {
-            "\n  a shape [0] comes from a checkpoint saved while its weights were split over machines, \
-             [n, 1] from 4-bit packing: save full weights and try again"
+        } else if told(EMPTIED) || told(PACKED) {
+            "\n  save the full weights and try again"
+        } else if missing.is_empty() && misshaped.iter().all(|m| m.contains(" for proj")) {
+            "\n  the projector was trained between other models: take the one that belongs to this \
+             language model and this tower"
         } else {
             "\n  check that the configuration belongs to this file"
         };
         text
     }
+}
+
+/// What is said of a tensor without values, and of one that is not what it seems.
+const EMPTIED: &str = "emptied: saved by ZeRO stage 3 while its weights were split over machines";
+const PACKED: &str = "packed: saved in blocks of 4 bits, two values a byte";
+
+/// A tensor of another shape: its file, what was expected and by which field, what was found, and
+/// why if the shape tells.
+fn misfit(
+    file: &Checkpoint,
+    theirs: &str,
+    ours: &str,
+    want: &[usize],
+    found: &[usize],
+    axes: &[Axis],
+) -> String {
+    let mut fields: Vec<&str> = Vec::new();
+    let mut said = |length: &usize| {
+        let suits = |axis: &&Axis| axis.length == *length && ours.starts_with(axis.part);
+        let Some(axis) = axes.iter().find(suits) else { return length.to_string() };
+        if !fields.contains(&axis.field) {
+            fields.push(axis.field);
+        }
+        axis.symbol.clone()
+    };
+    let expected = want.iter().map(&mut said).collect::<Vec<_>>().join(", ");
+    let mut text = format!("{theirs} for {ours} expected [{expected}]");
+    if !fields.is_empty() {
+        let _ = write!(text, " by {}", fields.join(" and ")); // A string takes everything.
+    }
+    let _ = write!(text, ", found {found:?}");
+    let values: usize = want.iter().product();
+    if found == [0] {
+        let _ = write!(text, " ({EMPTIED})");
+    } else if matches!(*found, [n, 1] if n == values.div_ceil(2)) {
+        let _ = write!(text, " ({PACKED})");
+    }
+    if let Some(path) = file.file_of(theirs).filter(|_| file.files() > 1) {
+        let _ = write!(text, " in {}", path.display());
+    }
+    text
 }
 
 struct InMap(MappedF32);
@@ -195,7 +251,12 @@ impl Builder {
     /// Parameters of a checkpoint, through the name maps of its family; the first map that knows a
     /// name decides.
     pub fn load(checkpoint: Arc<Checkpoint>, names: Vec<Names>) -> Self {
-        Self::new(Source::Checkpoint(checkpoint, names))
+        Self::new(Source::Checkpoint(checkpoint, names, Vec::new()))
+    }
+
+    /// The same, where messages about shapes say what these axes are; the first that suits counts.
+    pub fn load_with(checkpoint: Arc<Checkpoint>, names: Vec<Names>, axes: Vec<Axis>) -> Self {
+        Self::new(Source::Checkpoint(checkpoint, names, axes))
     }
 
     fn new(source: Source) -> Self {
@@ -223,7 +284,7 @@ impl Builder {
     /// [`Checkpoint::quantised`] and a row has whole ones.
     pub fn weight(&self, name: &str, shape: &[usize], init: Init) -> Parameter {
         let parameter = self.make(name, shape, init, false);
-        if let Source::Checkpoint(file, _) = &self.shared.source
+        if let Source::Checkpoint(file, ..) = &self.shared.source
             && let Some(kind) = file.quantised_to().filter(|_| file.has_values())
             && shape.last().is_some_and(|cols| cols.is_multiple_of(BLOCK))
         {
@@ -248,7 +309,9 @@ impl Builder {
         let value = match &self.shared.source {
             Source::Zeros => Zeros::tensor(shape),
             Source::Random(seed) => Tensor::from_slice(&init.draw(*seed, &name, shape), shape).ok(),
-            Source::Checkpoint(checkpoint, names) => self.find(checkpoint, names, &name, shape),
+            Source::Checkpoint(checkpoint, names, axes) => {
+                self.find(checkpoint, names, axes, &name, shape)
+            }
         };
         // A stand-in keeps the list of problems growing; it never takes the memory that a wrong
         // configuration asks for.
@@ -262,6 +325,7 @@ impl Builder {
         &self,
         file: &Checkpoint,
         names: &[Names],
+        axes: &[Axis],
         name: &str,
         shape: &[usize],
     ) -> Option<Tensor> {
@@ -281,9 +345,7 @@ impl Builder {
             let want = share(shape, place.theirs.len());
             if !want.as_ref().is_some_and(|want| place.fits(found, want)) {
                 let want = want.unwrap_or_else(|| shape.to_vec());
-                problems
-                    .misshaped
-                    .push(format!("{theirs} for {name} expected {want:?}, found {found:?}"));
+                problems.misshaped.push(misfit(file, theirs, name, &want, found, axes));
                 whole = false;
             }
         }
@@ -353,7 +415,7 @@ impl Builder {
     pub fn has(&self, name: &str) -> bool {
         match &self.shared.source {
             Source::Zeros | Source::Random(_) => true,
-            Source::Checkpoint(file, names) => {
+            Source::Checkpoint(file, names, _) => {
                 let name = format!("{}{name}", self.path);
                 names
                     .iter()
@@ -372,7 +434,7 @@ impl Builder {
         if !problems.unreadable.is_empty() {
             return Err(problems.unreadable.swap_remove(0).into());
         }
-        if let Source::Checkpoint(file, names) = &self.shared.source {
+        if let Source::Checkpoint(file, names, _) = &self.shared.source {
             let used = self.shared.used.borrow();
             let unused: Vec<String> = file
                 .names()

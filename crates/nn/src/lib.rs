@@ -11,7 +11,7 @@ pub mod layers;
 mod names;
 mod parameter;
 
-pub use builder::{Builder, LoadError};
+pub use builder::{Axis, Builder, LoadError};
 pub use init::Init;
 pub use names::{Layout, Name, Names, concat, copy, transpose};
 pub use parameter::{Parameter, Parameters};

@@ -25,7 +25,7 @@ pub(super) fn family_of(weights: &Checkpoint) -> Option<Family> {
         // MiniGPT-4 has the same parts under another language model.
         let is_minigpt = has("llama_proj.weight");
         Some(if is_minigpt { Family::MiniGpt4 } else { Family::LavisBlip2 })
-    } else if has("llama_proj.weight") && has("ln_vision.weight") {
+    } else if has("llama_proj.weight") {
         Some(Family::MiniGpt4)
     } else if reads {
         Some(Family::QFormer)

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Files of the frozen tower that are looked for beside the trained parts.
-const TOWERS: [&str; 3] = ["eva_vit_g.pth", "clip_vit_L.pth", "vision_tower"];
+pub(super) const TOWERS: [&str; 3] = ["eva_vit_g.pth", "clip_vit_L.pth", "vision_tower"];
 /// Directory of the frozen language model beside them.
 pub(super) const LANGUAGE: &str = "language_model";
 /// What LAVIS ends the answers of an OPT with: the id of a line's end.

@@ -7,7 +7,7 @@ use crate::systems::llava::{self, Llava, LlavaConfig, Prefixes};
 use crate::vision::clip_vit::ClipVitConfig;
 use crate::vision::position::PositionRule;
 use ocelli_nn::checkpoint::Checkpoint;
-use ocelli_nn::{Builder, Names, Parameters};
+use ocelli_nn::{Axis, Builder, Names, Parameters};
 use ocelli_tensor::Activation;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -60,17 +60,10 @@ pub(super) fn open(
     } else {
         find("projector", "linear_1.weight", &PROJECTOR)?
     };
-    let tower = find("tower", "embeddings.class_embedding", &TOWER);
-    // The whole model is in one file, or the tower in another.
-    let (tower, apart) = match tower {
-        Ok(prefix) => (prefix, None),
-        Err(error) if !is_original => return Err(error),
-        Err(_) if !weights.has_values() => ("", None),
-        Err(_) => {
-            let weights = Checkpoint::open(&tower_dir(config, file)?)?;
-            let inside = weights.info("vision_model.embeddings.class_embedding").is_some();
-            (if inside { "vision_model." } else { "" }, Some(Arc::new(weights)))
-        }
+    let tower = match find("tower", "embeddings.class_embedding", &TOWER) {
+        // Of shapes alone there is no tower beside a file of the original code.
+        Err(_) if !weights.has_values() && is_original => "",
+        found => found?,
     };
     let sizes = if !is_original {
         transformers(&f)?
@@ -87,20 +80,14 @@ pub(super) fn open(
     let prefixes = Prefixes { tower, projector, language, head };
     let names =
         llava::names(&prefixes, is_original, sizes.projector_depth, sizes.text.has_tied_head);
-    let builder = Builder::load(Arc::clone(weights), names.clone());
+    let builder = Builder::load_with(Arc::clone(weights), names.clone(), axes(&sizes, is_original));
     if !weights.has_values() && is_original {
         // Of shapes alone there is no tower beside the file; its parameters are not the file's.
         let model = Llava::new(&sizes, &Builder::zeros().at("vision"), &builder);
         return Ok((Model::Llava(Box::new(model)), builder.finish()?, names));
     }
-    let Some(apart) = apart else {
-        let model = Llava::new(&sizes, &builder.at("vision"), &builder);
-        return Ok((Model::Llava(Box::new(model)), builder.finish()?, names));
-    };
-    let tower = Builder::load(apart, vec![llava::tower_names(tower)]);
-    let model = Llava::new(&sizes, &tower.at("vision"), &builder);
-    let parameters = builder.finish()?.and(&tower.finish()?);
-    Ok((Model::Llava(Box::new(model)), parameters, names))
+    let model = Llava::new(&sizes, &builder.at("vision"), &builder);
+    Ok((Model::Llava(Box::new(model)), builder.finish()?, names))
 }
 
 /// What stands before the parts, as published, as written by transformers 5, and as in LLaVA 1.6.
@@ -191,6 +178,53 @@ fn original(f: &Fields, vision: ClipVitConfig) -> Result<LlavaConfig> {
         projector_activation: Activation::Gelu,
         text: causal_config::llama(f)?,
     })
+}
+
+/// What the axes of the parameters are, and which fields say so.
+fn axes(c: &LlavaConfig, is_original: bool) -> Vec<Axis> {
+    let axis = |part, length, name: &str, field| Axis {
+        part,
+        length,
+        symbol: format!("{name}={length}"),
+        field,
+    };
+    let field = |original, transformers| if is_original { original } else { transformers };
+    let (vision, text) = (&c.vision, &c.text);
+    let hidden = field("hidden_size", "text_config.hidden_size");
+    let seen = field("mm_vision_tower", "vision_config.hidden_size");
+    let patches = vision.tokens() - 1;
+    let tokens = format!("patches={patches}+1");
+    vec![
+        axis("projector.", text.width, "hidden", hidden),
+        axis("projector.", c.states.len() * vision.width, "vision", seen),
+        axis("language.", text.width, "hidden", hidden),
+        axis("language.", text.vocab, "vocab", field("vocab_size", "text_config.vocab_size")),
+        axis(
+            "language.",
+            text.mlp_dim,
+            "intermediate",
+            field("intermediate_size", "text_config.intermediate_size"),
+        ),
+        axis(
+            "language.",
+            text.kv_heads * text.head_dim,
+            "kv_heads*head_dim",
+            field("num_key_value_heads", "text_config.num_key_value_heads"),
+        ),
+        axis("vision.", vision.width, "vision", seen),
+        Axis {
+            part: "vision.",
+            length: patches + 1,
+            symbol: tokens,
+            field: field("mm_vision_tower", "vision_config.image_size"),
+        },
+        axis(
+            "vision.",
+            vision.mlp_dim,
+            "intermediate",
+            field("mm_vision_tower", "vision_config.intermediate_size"),
+        ),
+    ]
 }
 
 /// Hidden states by their numbers, negative ones from the end.

@@ -2,12 +2,12 @@
 
 use super::blip2_config::Sizes;
 use super::fields::Fields;
-use super::{Model, causal_config};
+use super::{Model, causal_config, minigpt4_parts, read_json};
 use crate::Result;
 use crate::systems::minigpt4::{self, LoraConfig, MiniGpt4, MiniGpt4Config};
 use ocelli_nn::checkpoint::Checkpoint;
-use ocelli_nn::{Builder, Names, Parameters};
-use serde_json::Value;
+use ocelli_nn::{Axis, Builder, Names, Parameters};
+use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,9 +28,24 @@ pub(super) fn open(
                       give a file with all parts";
         f.error("llama", reason)
     })?;
-    let lora = match f.get("lora") {
-        None => None,
-        Some(_) => Some(lora(&f.section("lora"))?),
+    let on = ["q_proj", "k_proj", "v_proj", "o_proj"].into_iter();
+    let first = |on: &str| format!("{language}model.layers.0.self_attn.{on}.lora_A.weight");
+    let on: Vec<&str> = on.filter(|on| has(&first(on))).collect();
+    let lora = match (f.get("lora"), on.first()) {
+        (Some(_), _) => Some(lora(&f.section("lora"))?),
+        (None, None) => None,
+        // A file of trained parts alone tells rank and places; its scale is that of the release.
+        (None, Some(one)) => {
+            let [rank, _] = sizes.axes(&first(one))?;
+            let config = json!({ "r": rank, "target_modules": on });
+            Some(lora(&f.with(&config))?)
+        }
+    };
+    let text = match minigpt4_parts::language_config(file) {
+        Some(apart) if f.get("llama").is_none() => {
+            causal_config::llama(&Fields::new(&read_json(&apart)?, &apart))?
+        }
+        _ => causal_config::llama(&f.section("llama"))?,
     };
     let sizes = MiniGpt4Config {
         vision: sizes.eva("visual_encoder.", &f.section("vit"))?,
@@ -40,11 +55,19 @@ pub(super) fn open(
         } else {
             None
         },
-        text: causal_config::llama(&f.section("llama"))?,
+        text,
         lora,
     };
     let names = minigpt4::names(language, sizes.text.has_tied_head);
-    let builder = Builder::load(Arc::clone(weights), names.clone());
+    let axis = |length: usize, name: &str, field| Axis {
+        part: "projection.",
+        length,
+        symbol: format!("{name}={length}"),
+        field,
+    };
+    let mut axes = vec![axis(sizes.text.width, "hidden", "hidden_size of the language model")];
+    axes.extend(sizes.qformer.as_ref().map(|q| axis(q.width, "qformer", "query_tokens")));
+    let builder = Builder::load_with(Arc::clone(weights), names.clone(), axes);
     let model = MiniGpt4::new(&sizes, &builder);
     Ok((Model::MiniGpt4(Box::new(model)), builder.finish()?, names))
 }

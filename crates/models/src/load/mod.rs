@@ -7,14 +7,17 @@ mod blip_config;
 mod builtin;
 mod causal_config;
 mod clip_config;
+mod compose;
 mod fields;
 mod gguf_config;
 mod llava_config;
 mod minigpt4_config;
+mod minigpt4_parts;
 mod shapes;
 mod t5_config;
 mod vit_config;
 
+use self::compose::Layer;
 use self::fields::Fields;
 pub use self::shapes::{Inventory, inventory};
 use crate::connector::qformer::QFormer;
@@ -263,6 +266,10 @@ pub struct Files {
     config: Value,
     is_builtin: bool,
     quant: Option<BlockKind>,
+    /// What comes on top of the weights at `path`.
+    layers: Vec<Layer>,
+    /// Where the configuration is, if not beside those weights.
+    config_at: Option<PathBuf>,
 }
 
 /// A model with all that belongs to it.
@@ -300,6 +307,22 @@ impl Files {
     /// # Errors
     /// If nothing there is known, or a configuration cannot be read.
     pub fn find(path: &Path, family: Option<Family>) -> Result<Self> {
+        Self::find_on(path, family, None)
+    }
+
+    /// The same for what lies on top of another model, and names none or one that is elsewhere:
+    /// changes of low rank or a projector on `base`, or the difference to it.
+    ///
+    /// # Errors
+    /// As for [`Files::find`].
+    pub fn find_on(path: &Path, family: Option<Family>, base: Option<&Path>) -> Result<Self> {
+        let found = compose::find(path, base)?;
+        let config_at = found.config.as_deref();
+        let files = Self::find_at(&found.path, family, config_at)?;
+        Ok(Self { layers: found.layers, config_at: found.config, ..files })
+    }
+
+    fn find_at(path: &Path, family: Option<Family>, config_at: Option<&Path>) -> Result<Self> {
         if let Some(file) = gguf_config::file_at(path)
             && family.is_none_or(|f| f == Family::Gguf)
         {
@@ -309,7 +332,11 @@ impl Files {
         let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
         let mut config = Value::Null;
         let mut file = None;
-        for name in CONFIGS {
+        if let Some(at) = config_at {
+            config = read_json(at)?;
+            file = Some(CONFIGS[1]);
+        }
+        for name in CONFIGS.iter().filter(|_| config_at.is_none()).copied() {
             let at = dir.join(name);
             if at.is_file() {
                 config = read_json(&at)?;
@@ -342,7 +369,8 @@ impl Files {
 
     fn of_family(family: Family) -> Self {
         let (path, config) = (PathBuf::new(), Value::Null);
-        Self { path, family, config, is_builtin: false, quant: None }
+        let (layers, config_at) = (Vec::new(), None);
+        Self { path, family, config, is_builtin: false, quant: None, layers, config_at }
     }
 
     /// The same with the weights of linear layers in blocks of few bits. Weights that a file holds
@@ -415,7 +443,11 @@ impl Files {
         if self.is_builtin {
             return Ok(Checkpoint::from_bytes(builtin::WEIGHTS)?);
         }
-        let weights = Checkpoint::open(&self.path)?;
+        let mut weights = Checkpoint::open(&self.path)?;
+        for layer in &self.layers {
+            weights = layer.onto(weights)?;
+        }
+        let weights = compose::complete(self, weights)?;
         Ok(match self.quant {
             Some(kind) => weights.quantised(kind),
             None => weights,
@@ -445,6 +477,9 @@ impl Files {
     fn config_file(&self) -> PathBuf {
         if self.family == Family::Gguf {
             return self.path.clone();
+        }
+        if let Some(at) = &self.config_at {
+            return at.clone();
         }
         let name = if self.family == Family::OpenClip { CONFIGS[0] } else { CONFIGS[1] };
         self.dir().join(name)
@@ -674,7 +709,12 @@ impl Files {
     /// If the weights do not fit the configuration; everything that does not is listed.
     pub fn open(self, heads: HeadCounts) -> Result<Opened> {
         let weights = Arc::new(self.weights()?);
-        self.open_weights(&weights, heads)
+        let layers = self.layers.clone();
+        let mut opened = self.open_weights(&weights, heads)?;
+        if opened.sources.is_empty() {
+            opened.sources = compose::sources(&layers, &weights, &opened.parameters, &opened.names);
+        }
+        Ok(opened)
     }
 
     fn open_weights(self, weights: &Arc<Checkpoint>, heads: HeadCounts) -> Result<Opened> {

@@ -108,6 +108,18 @@ pub enum Error {
         /// The element types that would do.
         expected: &'static str,
     },
+    /// A tensor does not belong to those that it was put together with.
+    #[error("{}: tensor {tensor}: {reason}; {action}", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// What the other files ask for, and what is there.
+        reason: String,
+        /// What to do.
+        action: String,
+    },
     /// The checkpoint has no tensor of this name.
     #[error("{}: no tensor named {tensor}; list the names with `ocelli model info`", path.display())]
     MissingTensor {

@@ -8,6 +8,7 @@
 //! anything is allocated, and pickles are interpreted, never executed (`pickle.rs` has the rule).
 
 mod archive;
+mod compose;
 mod dtype;
 mod entry;
 mod error;
@@ -65,6 +66,14 @@ pub struct Checkpoint {
     metadata: BTreeMap<String, String>,
     quantised: Option<BlockKind>,
     has_values: bool,
+    changes: compose::Changes,
+}
+
+impl Default for Checkpoint {
+    /// A checkpoint without tensors, to put others [`Checkpoint::over`].
+    fn default() -> Self {
+        Self::empty()
+    }
 }
 
 impl Checkpoint {
@@ -131,7 +140,8 @@ impl Checkpoint {
 
     fn empty() -> Self {
         let (files, entries, metadata) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        Self { files, entries, metadata, quantised: None, has_values: true }
+        let changes = compose::Changes::new();
+        Self { files, entries, metadata, quantised: None, has_values: true, changes }
     }
 
     fn add(&mut self, path: PathBuf, region: Region) -> Result<()> {
@@ -161,7 +171,7 @@ impl Checkpoint {
     }
 
     /// A tensor's elements as row-major, little-endian bytes; borrowed from the file where it
-    /// stores them so, gathered or decompressed otherwise.
+    /// stores them so, gathered or decompressed otherwise. What is added to a tensor is not in them.
     ///
     /// # Errors
     /// [`Error::MissingTensor`], or [`Error::Tensor`] if a compressed file turns out damaged.
@@ -175,12 +185,18 @@ impl Checkpoint {
         })
     }
 
-    /// A tensor's elements as f32, from any element type; exact for f16 and bf16.
+    /// A tensor's elements as f32, from any element type; exact for f16 and bf16. The pages of a
+    /// mapped file that it was read from are given back.
     ///
     /// # Errors
     /// As for [`Checkpoint::bytes`].
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        Ok(self.entry(name)?.0.dtype.to_f32(&self.bytes(name)?))
+        let (entry, file) = self.entry(name)?;
+        let values = entry.dtype.to_f32(&self.bytes(name)?);
+        if let Some(range) = entry.file_range() {
+            self.files[*file].1.release(range);
+        }
+        self.changed(name, values)
     }
 
     /// A tensor's elements as i64, from any integer type or bool.
@@ -200,7 +216,7 @@ impl Checkpoint {
     /// A tensor's elements without a copy, if the file stores them as aligned, row-major f32s.
     pub fn mapped_f32(&self, name: &str) -> Option<MappedF32> {
         let (entry, file) = self.entries.get(name)?;
-        if entry.dtype != Dtype::F32 {
+        if entry.dtype != Dtype::F32 || self.is_changed(name) {
             return None;
         }
         self.files[*file].1.f32s(entry.file_range()?)
@@ -209,7 +225,7 @@ impl Checkpoint {
     /// A tensor in blocks of few bits as the file holds it, if kernels read such blocks as they are.
     pub fn blocks(&self, name: &str) -> Option<(BlockKind, MappedBytes)> {
         let (entry, file) = self.entries.get(name)?;
-        let kind = entry.dtype.block_kind()?;
+        let kind = entry.dtype.block_kind().filter(|_| !self.is_changed(name))?;
         Some((kind, self.files[*file].1.bytes(entry.file_range()?)?))
     }
 
@@ -234,6 +250,11 @@ impl Checkpoint {
     /// The file that holds a tensor, `None` if no file does.
     pub fn file_of(&self, name: &str) -> Option<&Path> {
         self.entries.get(name).map(|&(_, file)| &*self.files[file].0)
+    }
+
+    /// The number of files.
+    pub fn files(&self) -> usize {
+        self.files.len()
     }
 
     /// The size of all tensors after reading, in bytes.

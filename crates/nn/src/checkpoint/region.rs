@@ -10,6 +10,9 @@ use memmap2::Mmap;
 
 use super::error::{Error, Result};
 
+/// A multiple of every page size in use, in bytes.
+const PAGE: usize = 65_536;
+
 /// The bytes of one file; clones share them.
 #[derive(Clone, Debug)]
 pub(super) enum Region {
@@ -39,6 +42,26 @@ impl Region {
             Self::Memory(bytes) => bytes,
         }
     }
+
+    /// Lets go of the pages that lie wholly in `range`; they are read again if they are needed.
+    #[cfg(unix)]
+    pub(super) fn release(&self, range: Range<usize>) {
+        let Self::Mapped(map) = self else { return };
+        let (first, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+        if first < end && end <= map.len() {
+            // SAFETY: the map is private and never written, so its pages hold what the file holds
+            // and come back the same.
+            #[allow(unsafe_code, reason = "giving pages back is only possible so")]
+            // A system that does not take the advice keeps the pages.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first)
+            };
+        }
+    }
+
+    /// Other systems decide themselves.
+    #[cfg(not(unix))]
+    pub(super) fn release(&self, _range: Range<usize>) {}
 
     /// `range` as f32s, if it lies in the region and this machine can read it in place.
     pub(super) fn f32s(&self, range: Range<usize>) -> Option<MappedF32> {

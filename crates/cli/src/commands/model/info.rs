@@ -57,7 +57,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         return out.flush();
     }
     let named = args.path.clone().or_else(|| args.model.model.clone());
-    let model = ModelArgs { model: named, quant: args.model.quant };
+    let model = ModelArgs { model: named, ..args.model.clone() };
     let session = session::find(global, &model)?.open(global)?;
     let opened = &session.opened;
     let path = &opened.path;
