@@ -160,7 +160,12 @@ pub(super) fn matmul(
                         let scratch =
                             scratch.get_or_insert_with(|| Buffer::<u16>::uninit(4 * BLOCK * STEP));
                         split_right(rhs, (n, k), p, from + done, block, scratch.as_mut_ptr());
-                        (scratch.as_ptr(), behind(rhs, p * k + (from + done + block) * DEPTH))
+                        let (panel, step) = if done + block < depth {
+                            (p, from + done + block)
+                        } else {
+                            (p + 1, from)
+                        };
+                        (scratch.as_ptr(), behind(rhs, panel * k + step * DEPTH))
                     };
                     let left = (left.add(done * STEP), depth);
                     multiply(left, right, block, &panel, sums.as_mut_ptr(), ahead);
