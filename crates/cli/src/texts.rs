@@ -46,7 +46,10 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
         return Err(session.unsuitable("writing about pictures", needs));
     };
     let tokenizer = tokenizer?;
-    let settings = asked.sampling.settings(&writer.usual(&asked.request))?;
+    let mut settings = asked.sampling.settings(&writer.usual(&asked.request))?;
+    if settings.eos.is_empty() {
+        settings.eos.extend(tokenizer.named().end);
+    }
     interrupt::watch();
     let total = Inputs::count(&asked.pictures.images);
     let mut progress = Progress::new(global, "pictures", total, true);
@@ -94,9 +97,9 @@ fn of_batch(
     settings: &Settings,
     pixels: &Tensor,
 ) -> Result<Vec<String>, Failure> {
-    let stops = &asked.sampling.stop;
+    let stops = [&asked.sampling.stop[..], &writer.stops()].concat();
     let mut written: Vec<Written> =
-        (0..pixels.shape()[0]).map(|_| Written::new(tokenizer, stops)).collect();
+        (0..pixels.shape()[0]).map(|_| Written::new(tokenizer, &stops)).collect();
     no_grad(|| {
         writer.write(pixels, &asked.request, tokenizer, settings, &mut |picture, id| {
             written[picture].push(id);

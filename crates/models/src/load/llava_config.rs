@@ -2,10 +2,11 @@
 
 use super::fields::Fields;
 use super::{Model, causal_config, read_json};
-use crate::Result;
 use crate::systems::llava::{self, Llava, LlavaConfig, Prefixes};
 use crate::vision::clip_vit::ClipVitConfig;
 use crate::vision::position::PositionRule;
+use crate::{Error, Result};
+use ocelli_data::image::Processor;
 use ocelli_nn::checkpoint::Checkpoint;
 use ocelli_nn::{Axis, Builder, Names, Parameters};
 use ocelli_tensor::Activation;
@@ -128,7 +129,29 @@ fn transformers(f: &Fields) -> Result<LlavaConfig> {
         projector_bias: f.flag("multimodal_projector_bias", true)?,
         projector_activation: f.activation("projector_hidden_act", "gelu")?,
         text,
+        template: "llava_hf",
     })
+}
+
+/// The template that the original code chooses for the published models: the first version has a
+/// projector of one layer.
+fn original_template(projector_depth: usize) -> &'static str {
+    if projector_depth > 1 { "vicuna_v1" } else { "llava_v1" }
+}
+
+/// How the original code prepares pictures: as their tower's files say, or as CLIP, padded to a
+/// square in the tower's mean colour where the configuration says so.
+pub(super) fn processor(config: &Value, file: &Path) -> Result<Processor> {
+    let at = tower_dir(config, file)?.join("preprocessor_config.json");
+    let processor = if at.is_file() {
+        let text = read_json(&at)?.to_string();
+        let picture = |source| Error::Data(ocelli_data::Error::Picture { path: at, source });
+        Processor::from_hf_json_or(&text, "CLIPImageProcessor").map_err(picture)?
+    } else {
+        Processor::openai(own_tower(config, file)?.image_size.0)
+    };
+    let is_padded = config.get("image_aspect_ratio").and_then(Value::as_str) == Some("pad");
+    Ok(if is_padded { processor.padded_to_square() } else { processor })
 }
 
 /// The tower of the original code, by its own `config.json`.
@@ -177,6 +200,7 @@ fn original(f: &Fields, vision: ClipVitConfig) -> Result<LlavaConfig> {
         projector_bias: true,
         projector_activation: Activation::Gelu,
         text: causal_config::llama(f)?,
+        template: original_template(projector_depth),
     })
 }
 

@@ -72,6 +72,16 @@ pub(super) fn open(
     Ok((Model::MiniGpt4(Box::new(model)), builder.finish()?, names))
 }
 
+/// Height and width of the pictures.
+pub(super) fn image_size(
+    config: &Value,
+    weights: &Checkpoint,
+    file: &Path,
+) -> Result<(usize, usize)> {
+    let section = Fields::new(config, file).section("vit");
+    Ok(Sizes::new(weights, file).eva("visual_encoder.", &section)?.image_size)
+}
+
 fn lora(f: &Fields) -> Result<LoraConfig> {
     let rank = f.size("r", Some(64))?;
     let alpha = f.number("lora_alpha", 16.0)?;

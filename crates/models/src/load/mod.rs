@@ -34,6 +34,7 @@ use crate::systems::lit::{Lit, LitConfig};
 use crate::systems::llava::Llava;
 use crate::systems::matcher::Matcher;
 use crate::systems::minigpt4::MiniGpt4;
+use crate::systems::talker::Talker;
 use crate::systems::writer::Writer;
 use crate::vision::clip_vit::ClipVit;
 use crate::vision::eva_vit::EvaVit;
@@ -225,6 +226,17 @@ impl Model {
         match self {
             Self::Blip(model) => Some(&**model),
             Self::Blip2(model) if model.config().writing.is_some() => Some(&**model),
+            Self::Llava(model) => Some(&**model),
+            Self::MiniGpt4(model) => Some(&**model),
+            _ => None,
+        }
+    }
+
+    /// What talks about pictures, if the model does.
+    pub fn talker(&self) -> Option<&dyn Talker> {
+        match self {
+            Self::Llava(model) => Some(&**model),
+            Self::MiniGpt4(model) => Some(&**model),
             _ => None,
         }
     }
@@ -549,6 +561,20 @@ impl Files {
                 );
                 Processor::from_hf_json(&text).map_err(picture)
             }
+            Family::Llava if llava_config::is_original(&self.config) => {
+                llava_config::processor(&self.config, &self.config_file())
+            }
+            Family::MiniGpt4 => {
+                let weights = self.weights()?;
+                let file = self.config_file();
+                let (height, width) = minigpt4_config::image_size(&self.config, &weights, &file)?;
+                // Squeezed to the size, then as CLIP.
+                let text = format!(
+                    r#"{{"image_processor_type": "BlipImageProcessor",
+                    "size": {{"height": {height}, "width": {width}}}}}"#
+                );
+                Processor::from_hf_json(&text).map_err(picture)
+            }
             Family::Ocelli => self.own_processor(),
             Family::Bert => {
                 let (what, needs) = ("preparing pictures", "a model that sees");
@@ -629,7 +655,8 @@ impl Files {
             return gguf_config::tokenizer(&self.config, &self.path);
         }
         let apart = self.dir().join(blip2_parts::LANGUAGE);
-        let is_apart = self.family == Family::LavisBlip2 && apart.is_dir();
+        let has_parts = [Family::LavisBlip2, Family::MiniGpt4].contains(&self.family);
+        let is_apart = has_parts && apart.is_dir();
         let dir = if is_apart { &apart } else { self.dir() };
         Ok(Tokenizer::from_dir(dir).map_err(ocelli_data::Error::from)?)
     }

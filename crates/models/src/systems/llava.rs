@@ -10,6 +10,8 @@ use crate::connector::splice::{IMAGE, Spliced};
 use crate::generate::Rows;
 use crate::language::causal::{CausalModel, next_token_loss};
 use crate::language::llama::{self, Llama, LlamaConfig};
+use crate::systems::talker::{Talker, one_by_one};
+use crate::systems::writer::Request;
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
 use ocelli_nn::{Builder, Name, Names, concat, copy};
 use ocelli_tensor::{Activation, Targets, Tensor, no_grad};
@@ -33,6 +35,8 @@ pub struct LlavaConfig {
     pub projector_activation: Activation,
     /// The language model.
     pub text: LlamaConfig,
+    /// The name of the conversation template that it was tuned with.
+    pub template: &'static str,
 }
 
 impl LlavaConfig {
@@ -89,11 +93,6 @@ impl Llava {
         &self.config
     }
 
-    /// The language model.
-    pub fn language(&self) -> &Llama {
-        &self.language
-    }
-
     /// The projector.
     pub fn projector(&self) -> &Projector {
         &self.projector
@@ -121,17 +120,6 @@ impl Llava {
     /// As for [`Llava::seen`].
     pub fn image_tokens(&self, pixels: &Tensor) -> Result<Tensor> {
         self.projector.forward(&self.seen(pixels)?)
-    }
-
-    /// The image tokens of each picture alone, `[image tokens, width]` each.
-    ///
-    /// # Errors
-    /// As for [`Llava::image_tokens`].
-    pub fn pictures(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
-        let tokens = self.image_tokens(pixels)?;
-        let &[batch, rows, width] = &tokens.shape()[..] else { return Ok(Vec::new()) };
-        let one = |i| Ok(tokens.narrow(0, i, 1)?.reshape(&[rows, width])?);
-        (0..batch).map(one).collect()
     }
 
     /// Pads texts with their pictures to a batch.
@@ -170,6 +158,32 @@ impl Llava {
     /// As for [`Llava::logits`].
     pub fn loss(&self, batch: &Batch) -> Result<Tensor> {
         next_token_loss(&self.logits(batch)?, &batch.labels)
+    }
+}
+
+impl Talker for Llava {
+    fn language(&self) -> &dyn CausalModel {
+        &self.language
+    }
+
+    fn pictures(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
+        one_by_one(&self.image_tokens(pixels)?)
+    }
+
+    fn template(&self) -> &'static str {
+        self.config.template
+    }
+
+    fn instruction(&self, request: &Request) -> String {
+        match request {
+            Request::Caption(words) => {
+                words.unwrap_or("Describe the image in one sentence.").to_owned()
+            }
+            // How questions of the VQA sets were asked in training (arXiv:2310.03744, §3.2).
+            Request::Answer(question) => {
+                format!("{question}\nAnswer the question using a single word or phrase.")
+            }
+        }
     }
 }
 

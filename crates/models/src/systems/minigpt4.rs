@@ -10,6 +10,8 @@ use crate::connector::splice::Spliced;
 use crate::generate::{Decoder, Rows};
 use crate::language::causal::{CausalModel, next_token_loss};
 use crate::language::llama::{self, Llama, LlamaConfig};
+use crate::systems::talker::{Talker, one_by_one};
+use crate::systems::writer::Request;
 use crate::vision::eva_vit::{self, EvaVit, EvaVitConfig};
 use ocelli_nn::layers::{LayerNorm, Linear};
 use ocelli_nn::{Builder, Init, Name, Names, copy};
@@ -92,11 +94,6 @@ impl MiniGpt4 {
         &self.config
     }
 
-    /// The language model.
-    pub fn language(&self) -> &Llama {
-        &self.language
-    }
-
     /// Normalised `pixels` `[batch, 3, img_h, img_w]` to what the language model reads,
     /// `[batch, image tokens, width]`.
     ///
@@ -115,17 +112,6 @@ impl MiniGpt4 {
             }
         };
         Ok(self.projection.forward(&read)?)
-    }
-
-    /// The image tokens of each picture alone, `[image tokens, width]` each.
-    ///
-    /// # Errors
-    /// As for [`MiniGpt4::image_tokens`].
-    pub fn pictures(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
-        let tokens = self.image_tokens(pixels)?;
-        let &[batch, rows, width] = &tokens.shape()[..] else { return Ok(Vec::new()) };
-        let one = |i| Ok(tokens.narrow(0, i, 1)?.reshape(&[rows, width])?);
-        (0..batch).map(one).collect()
     }
 
     /// Pads texts with their pictures to a batch of `tokens`, or of the longest text if that is more.
@@ -163,6 +149,34 @@ impl MiniGpt4 {
     /// As for [`MiniGpt4::logits`].
     pub fn loss(&self, batch: &Batch) -> Result<Tensor> {
         next_token_loss(&self.logits(batch)?, &batch.labels)
+    }
+}
+
+impl Talker for MiniGpt4 {
+    fn language(&self) -> &dyn CausalModel {
+        &self.language
+    }
+
+    fn pictures(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
+        one_by_one(&self.image_tokens(pixels)?)
+    }
+
+    fn template(&self) -> &'static str {
+        if self.config.qformer.is_some() { "minigpt4_vicuna_v0" } else { "minigpt_v2" }
+    }
+
+    fn instruction(&self, request: &Request) -> String {
+        let is_v2 = self.config.qformer.is_none();
+        match request {
+            Request::Caption(Some(words)) => (*words).to_owned(),
+            // The task words of arXiv:2310.09478, §2.2.
+            Request::Caption(None) if is_v2 => "[caption] Describe the image briefly.".to_owned(),
+            Request::Caption(None) => "Describe this image in one sentence.".to_owned(),
+            Request::Answer(question) if is_v2 => format!(
+                "[vqa] Based on the image, respond to this question with a short answer: {question}"
+            ),
+            Request::Answer(question) => (*question).to_owned(),
+        }
     }
 }
 

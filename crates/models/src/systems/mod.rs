@@ -10,4 +10,5 @@ pub mod lit;
 pub mod llava;
 pub mod matcher;
 pub mod minigpt4;
+pub mod talker;
 pub mod writer;

@@ -19,6 +19,11 @@ pub trait Writer {
     /// How it usually writes: its end tokens, and as many tokens as the request needs.
     fn usual(&self, request: &Request) -> Settings;
 
+    /// Texts that end what it writes; they are not part of it.
+    fn stops(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Ids of a text for each picture of normalised `pixels` `[batch, 3, img_h, img_w]`, without the
     /// words that a caption goes on from. `on_token` is told of each new token with the index of its
     /// picture, and may end the text there.

@@ -5,8 +5,9 @@ use super::{Computed, generation};
 use crate::failure::Failure;
 use ocelli_models::connector::splice::{IMAGE, Spliced};
 use ocelli_models::generate::{Flow, Prompt, generate};
-use ocelli_models::language::causal::{CausalModel, next_token_loss};
+use ocelli_models::language::causal::next_token_loss;
 use ocelli_models::systems::llava::{Batch, Llava, collapse};
+use ocelli_models::systems::talker::Talker;
 use ocelli_tensor::{Targets, Tensor, no_grad};
 use regex::Regex;
 

@@ -5,8 +5,9 @@ use super::case::Case;
 use crate::failure::Failure;
 use ocelli_models::connector::splice::{IMAGE, Spliced};
 use ocelli_models::generate::{Flow, Prompt, Settings, generate};
-use ocelli_models::language::causal::{CausalModel, next_token_loss};
+use ocelli_models::language::causal::next_token_loss;
 use ocelli_models::systems::minigpt4::{Batch, MiniGpt4};
+use ocelli_models::systems::talker::Talker;
 use ocelli_tensor::{Targets, Tensor, no_grad};
 use serde_json::Value;
 

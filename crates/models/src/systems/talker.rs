@@ -1,0 +1,153 @@
+//! Talking about pictures: systems whose language model reads image tokens among the words.
+
+use super::writer::{Request, Writer};
+use crate::Result;
+use crate::connector::splice::{IMAGE, Spliced};
+use crate::generate::{Answer, Cache, Flow, Prompt, Settings, generate};
+use crate::language::causal::CausalModel;
+use ocelli_data::text::{IMAGE_MARK, Template, Tokenizer};
+use ocelli_tensor::{Tensor, no_grad};
+
+/// Tokens of an answer where nothing is said.
+const USUAL_TOKENS: usize = 512;
+
+/// A system whose language model reads pictures among words.
+pub trait Talker {
+    /// The language model.
+    fn language(&self) -> &dyn CausalModel;
+
+    /// What the language model is shown of each picture of normalised `pixels`
+    /// `[batch, 3, img_h, img_w]`, `[image tokens, width]` each.
+    ///
+    /// # Errors
+    /// If the shape of the pixels does not suit the tower.
+    fn pictures(&self, pixels: &Tensor) -> Result<Vec<Tensor>>;
+
+    /// The name of the conversation template that it was tuned with.
+    fn template(&self) -> &'static str;
+
+    /// How it was tuned to be asked.
+    fn instruction(&self, request: &Request) -> String;
+}
+
+/// The image tokens of each picture of `tokens` `[batch, image tokens, width]`.
+pub(super) fn one_by_one(tokens: &Tensor) -> Result<Vec<Tensor>> {
+    let &[batch, rows, width] = &tokens.shape()[..] else { return Ok(Vec::new()) };
+    let one = |i| Ok(tokens.narrow(0, i, 1)?.reshape(&[rows, width])?);
+    (0..batch).map(one).collect()
+}
+
+/// Ids of a text with one [`IMAGE`] for each [`IMAGE_MARK`]. What stands between marks is read by
+/// itself, and the token that begins a text comes once, as in the original code of LLaVA and MiniGPT.
+pub fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    let start = tokenizer.named().start.and_then(|id| tokenizer.token(id));
+    let mut all = Vec::new();
+    for (i, words) in text.split(IMAGE_MARK).enumerate() {
+        if i > 0 {
+            all.push(IMAGE);
+        }
+        let begins = i == 0 && start.is_none_or(|start| !words.starts_with(start));
+        all.extend(tokenizer.encode(words, begins));
+    }
+    all
+}
+
+/// A conversation as a language model has read it.
+#[derive(Debug)]
+pub struct Conversation {
+    /// What the cache holds, a picture as one [`IMAGE`].
+    read: Vec<u32>,
+    cache: Cache,
+}
+
+impl Conversation {
+    /// One that has not begun.
+    pub fn new(language: &dyn CausalModel) -> Self {
+        Self { read: Vec::new(), cache: language.new_cache(1) }
+    }
+
+    /// Answers `ids` with its `pictures`, one for each [`IMAGE`]. What the last turns have in common
+    /// with it is not read again; pictures that were shown stay what they were.
+    ///
+    /// # Errors
+    /// If there are more or fewer pictures than places, or the text leaves no room for an answer.
+    pub fn answer(
+        &mut self,
+        language: &dyn CausalModel,
+        ids: &[u32],
+        pictures: &[Tensor],
+        settings: &Settings,
+        on_token: &mut dyn FnMut(u32) -> Flow,
+    ) -> Result<Answer> {
+        no_grad(|| {
+            let all = Spliced::new(language, ids, None, pictures)?;
+            // At least one token is read, as an answer begins behind it.
+            let most = ids.len().saturating_sub(1);
+            let same = self.read.iter().zip(&ids[..most]).take_while(|(a, b)| a == b).count();
+            let seen = ids[..same].iter().filter(|id| **id == IMAGE).count();
+            let rows =
+                |pictures: &[Tensor]| pictures.iter().map(|p| p.shape().rows()).sum::<usize>();
+            let past = same - seen + rows(&pictures[..seen]);
+            self.cache.truncate(0, past);
+            self.read.truncate(same);
+            let tokens = all.embeddings.shape().rows();
+            let prompt = Prompt {
+                embeddings: all.embeddings.narrow(0, past, tokens - past)?,
+                image_tokens: all.image_tokens,
+                ids: all.ids,
+            };
+            let mut tell = |_: usize, id: u32| on_token(id);
+            let prompts = std::slice::from_ref(&prompt);
+            let answers = generate(language, prompts, &mut self.cache, settings, &mut tell);
+            let mut answers = match answers {
+                Ok(answers) => answers,
+                Err(error) => {
+                    *self = Self::new(language);
+                    return Err(error);
+                }
+            };
+            let answer = answers.swap_remove(0);
+            self.read.extend_from_slice(&ids[same..]);
+            // The last token was chosen, never read.
+            let held = self.cache.lens()[0].saturating_sub(tokens);
+            self.read.extend_from_slice(&answer.ids[..held.min(answer.ids.len())]);
+            Ok(answer)
+        })
+    }
+}
+
+impl<T: Talker> Writer for T {
+    fn usual(&self, _: &Request) -> Settings {
+        Settings::greedy(USUAL_TOKENS, &[])
+    }
+
+    fn stops(&self) -> Vec<String> {
+        let template = Template::named(self.template());
+        template.iter().flat_map(|t| t.stops()).map(str::to_owned).collect()
+    }
+
+    fn write(
+        &self,
+        pixels: &Tensor,
+        request: &Request,
+        tokenizer: &Tokenizer,
+        settings: &Settings,
+        on_token: &mut dyn FnMut(usize, u32) -> Flow,
+    ) -> Result<Vec<Answer>> {
+        let language = self.language();
+        let text = self.instruction(request);
+        let text = match Template::named(self.template()) {
+            Some(template) => template.render(&template.show(1, &text)),
+            None => text,
+        };
+        let ids = ids(tokenizer, &text);
+        no_grad(|| {
+            let prompt =
+                |picture| Ok(Prompt::from(Spliced::new(language, &ids, None, &[picture])?));
+            let prompts: Vec<Prompt> =
+                self.pictures(pixels)?.into_iter().map(prompt).collect::<Result<_>>()?;
+            let mut cache = language.new_cache(prompts.len());
+            generate(language, &prompts, &mut cache, settings, on_token)
+        })
+    }
+}
