@@ -97,7 +97,7 @@ impl From<ocelli_models::Error> for Failure {
             | E::Io { .. }
             | E::Config { .. }
             | E::UnknownModel { .. } => Self::model(message),
-            E::Unsuitable { .. } => Self::usage(message),
+            E::Unsuitable { .. } | E::ImageCount { .. } => Self::usage(message),
             E::Data(_) | E::ContextOverflow { .. } | E::EmptyPrompt { .. } => Self::input(message),
             _ => Self::runtime(message),
         }

@@ -21,6 +21,11 @@ pub(crate) fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }
 
+/// Takes back that Ctrl-C was pressed, as what it was to end has ended.
+pub(crate) fn forget() {
+    ASKED.store(false, Ordering::SeqCst);
+}
+
 /// What Ctrl-C sets, for work that looks at it itself.
 pub(crate) fn flag() -> Arc<AtomicBool> {
     Arc::clone(&ASKED)

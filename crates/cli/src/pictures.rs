@@ -224,6 +224,13 @@ fn work(
     }
 }
 
+/// What the model reads of one picture, `[1, 3, img_h, img_w]`.
+pub(crate) fn one(path: &Path, processor: &Processor) -> Result<Tensor, Failure> {
+    let Pixels { values, size: (width, height) } =
+        prepare(path, processor, false).map_err(Failure::input)?;
+    Ok(Tensor::from_slice(&values, &[1, 3, height, width])?)
+}
+
 fn prepare(path: &Path, processor: &Processor, upright: bool) -> Result<Pixels, String> {
     let picture = open(path, &Limits::default()).map_err(|e| chain(&e))?;
     let picture = if upright { picture.upright() } else { picture };

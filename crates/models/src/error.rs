@@ -74,8 +74,8 @@ pub enum Error {
     },
     /// A text has more or fewer places for pictures than there are pictures.
     #[error(
-        "the text has {places} places for pictures, but {images} pictures were given; give one \
-             picture for each place"
+        "places for pictures in the text: {places}, pictures given: {images}; give one picture for \
+             each place"
     )]
     ImageCount {
         /// Places in the text.

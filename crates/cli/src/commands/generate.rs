@@ -4,16 +4,20 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::interrupt;
 use crate::output::Output;
+use crate::pictures;
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
 use crate::written::Written;
-use ocelli_data::text::Tokenizer;
+use ocelli_data::text::{IMAGE_MARK, Template, Tokenizer};
+use ocelli_models::connector::splice::Spliced;
 use ocelli_models::generate::{Cache, Decoder, Flow, Prompt, Rows, Settings, generate};
 use ocelli_models::language::causal::CausalModel;
+use ocelli_models::systems::talker::{Talker, ids};
 use ocelli_tensor::Tensor;
 use serde::Serialize;
 use std::cell::Cell;
 use std::io::{IsTerminal, stdout};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Tokens of an answer where nothing is said.
@@ -29,6 +33,7 @@ const BATCH: usize = 8;
 Examples:
   ocelli generate -m gpt2 -i \"The cat sat on the\" -n 20
   ocelli generate -m models/llama -i \"Once upon a time\" --temperature 0.8 --top-p 0.95 --seed 7
+  ocelli generate -m models/llava --image photo.jpg -i \"What is in the picture?\"
   ocelli generate -m models/llama -i \"One,\" -i \"Red,\" --num-beams 4 --json")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -43,6 +48,10 @@ pub(crate) struct Args {
         short_alias = 'p'
     )]
     prompt: Vec<String>,
+    /// Picture for each <image> of a prompt; may be given several times. A prompt without <image> is
+    /// put into the model's conversation template, behind its pictures
+    #[arg(long, value_name = "IMG", aliases = ["image-file", "image_file"])]
+    image: Vec<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Write a line of JSON for each prompt
@@ -66,19 +75,43 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let usual = Settings::greedy(USUAL_TOKENS, &source.end_tokens()?);
     let mut settings = args.sampling.settings(&usual)?;
     let tokenizer = source.language_tokenizer();
+    let processor = (!args.image.is_empty()).then(|| source.processor()).transpose()?;
     let session = source.open(global)?;
-    let Some(model) = session.opened.model.causal() else {
+    let talker = session.opened.model.talker();
+    let causal = talker.map(Talker::language).or(session.opened.model.causal());
+    let Some(model) = causal else {
         return Err(session.unsuitable("going on from a prompt", "a language model"));
     };
     let tokenizer = tokenizer?;
     if settings.eos.is_empty() {
         settings.eos.extend(tokenizer.named().end);
     }
+    let mut pictures = Vec::new();
+    if let Some(processor) = &processor {
+        let Some(talker) = talker else {
+            return Err(session.unsuitable("--image", "a LLaVA or a MiniGPT"));
+        };
+        for path in &args.image {
+            pictures.extend(talker.pictures(&pictures::one(path, processor)?)?);
+        }
+    }
+    let template =
+        talker.and_then(|t| Template::named(t.template())).filter(|_| !pictures.is_empty());
+    let read = |text: &String| {
+        let text = match template {
+            Some(t) if !text.contains(IMAGE_MARK) => t.render(&t.show(pictures.len(), text)),
+            _ => text.clone(),
+        };
+        let ids =
+            if talker.is_some() { ids(&tokenizer, &text) } else { tokenizer.encode(&text, true) };
+        Ok(Spliced::new(model, &ids, None, &pictures)?.into())
+    };
     interrupt::watch();
     let mut out = Output::new();
     let shows = !args.json && args.prompt.len() == 1 && stdout().is_terminal();
     for prompts in args.prompt.chunks(BATCH) {
-        write(model, &tokenizer, &settings, prompts, args, shows, &mut out)?;
+        let prompts: Result<Vec<Prompt>, Failure> = prompts.iter().map(read).collect();
+        write(model, &tokenizer, &settings, &prompts?, args, shows, &mut out)?;
         out.flush()?;
         if interrupt::asked() {
             return Err(Failure::interrupted());
@@ -117,15 +150,11 @@ fn write(
     model: &dyn CausalModel,
     tokenizer: &Tokenizer,
     settings: &Settings,
-    texts: &[String],
+    prompts: &[Prompt],
     args: &Args,
     shows: bool,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let mut prompts = Vec::with_capacity(texts.len());
-    for text in texts {
-        prompts.push(Prompt::text(model, &tokenizer.encode(text, true))?);
-    }
     let stops = &args.sampling.stop;
     let mut written: Vec<Written> =
         prompts.iter().map(|_| Written::new(tokenizer, stops)).collect();
@@ -133,7 +162,7 @@ fn write(
     let timed = Timed { decoder: model, prefill: Cell::default() };
     let mut broken = None;
     let mut cache = model.new_cache(prompts.len());
-    let answers = generate(&timed, &prompts, &mut cache, settings, &mut |row, id| {
+    let answers = generate(&timed, prompts, &mut cache, settings, &mut |row, id| {
         let more = written[row].push(id);
         if shows && broken.is_none() {
             broken = out.text(more).and_then(|()| out.flush()).err();
@@ -149,7 +178,7 @@ fn write(
     }
     let prefill = timed.prefill.get();
     let decode = started.elapsed().saturating_sub(prefill);
-    for ((written, answer), prompt) in written.iter_mut().zip(&answers).zip(&prompts) {
+    for ((written, answer), prompt) in written.iter_mut().zip(&answers).zip(prompts) {
         let rest = written.finish();
         if shows {
             out.text(rest)?;

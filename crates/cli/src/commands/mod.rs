@@ -10,6 +10,7 @@ pub(crate) mod generate;
 pub(crate) mod match_texts;
 pub(crate) mod model;
 pub(crate) mod preprocess;
+pub(crate) mod run;
 pub(crate) mod tokenize;
 pub(crate) mod train;
 pub(crate) mod verify;

@@ -1,0 +1,309 @@
+//! `ocelli run`: a conversation about pictures.
+
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::interrupt;
+use crate::output::Output;
+use crate::pictures;
+use crate::sampling::SamplingArgs;
+use crate::session::{self, ModelArgs};
+use crate::written::Written;
+use ocelli_data::image::Processor;
+use ocelli_data::text::{Template, Tokenizer, Turn};
+use ocelli_models::generate::{Flow, Sampling, Settings, Strategy};
+use ocelli_models::systems::talker::{Conversation, Talker, ids};
+use ocelli_tensor::Tensor;
+use serde::Serialize;
+use std::io::{BufRead, IsTerminal, Write, stderr, stdin};
+use std::path::{Path, PathBuf};
+
+/// How freely answers are drawn where nothing is said, as in LLaVA's own chat.
+const TEMPERATURE: f32 = 0.2;
+/// Tokens of an answer where nothing is said.
+const USUAL_TOKENS: usize = 512;
+
+const COMMANDS: &str = "\
+/image PATH  show a picture with the next message
+/clear       forget the conversation and its pictures
+/save FILE   write the conversation as JSON
+/help        this list
+/exit        leave, as Ctrl-D does; Ctrl-C ends an answer";
+
+/// Talk with a model about pictures
+///
+/// With -i one question is answered; without it each line is a message, and lines that begin with / are commands: /image PATH, /clear, /save FILE, /help, /exit. Ctrl-C ends an answer and keeps what was said.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  ocelli run -m llava-hf/llava-1.5-7b-hf --quant q4_0 --image photo.jpg
+  ocelli run -m llava/ --image a.jpg --image b.jpg -i 'What changed?' --temperature 0")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Picture to show with the first message; may be given several times
+    #[arg(long, value_name = "IMG", aliases = ["image-file", "image_file"])]
+    image: Vec<PathBuf>,
+    /// Message to answer; without it, a chat
+    #[arg(short = 'i', long, value_name = "TEXT", alias = "query", short_alias = 'p')]
+    prompt: Option<String>,
+    /// Conversation template, such as vicuna_v1 [default: the model's own]
+    #[arg(long, value_name = "NAME", aliases = ["conv_mode", "chat-template"])]
+    conv_mode: Option<String>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let source = session::find(global, &args.model)?;
+    let tokenizer = source.language_tokenizer();
+    let processor = source.processor();
+    let end_tokens = source.end_tokens()?;
+    let session = source.open(global)?;
+    let Some(talker) = session.opened.model.talker() else {
+        return Err(session.unsuitable("a conversation", "a LLaVA or a MiniGPT"));
+    };
+    let (tokenizer, processor) = (tokenizer?, processor?);
+    let name = args.conv_mode.as_deref().unwrap_or(talker.template());
+    let Some(template) = Template::named(name) else {
+        let names: Vec<&str> = Template::names().collect();
+        let names = names.join(", ");
+        return Err(Failure::usage(format!("--conv-mode {name}: expected one of {names}")));
+    };
+    let drawn = Sampling { temperature: TEMPERATURE, ..Sampling::default() };
+    let usual = Settings {
+        strategy: Strategy::Sample(drawn),
+        ..Settings::greedy(USUAL_TOKENS, &end_tokens)
+    };
+    let mut settings = args.sampling.settings(&usual)?;
+    if settings.eos.is_empty() {
+        settings.eos.extend(tokenizer.named().end);
+    }
+    let stops = args.sampling.stop.iter().cloned();
+    let mut chat = Chat {
+        talker,
+        tokenizer: &tokenizer,
+        processor: &processor,
+        name,
+        template,
+        settings,
+        stops: stops.chain(template.stops().map(str::to_owned)).collect(),
+        turns: Vec::new(),
+        shown: Vec::new(),
+        next: Vec::new(),
+        conversation: Conversation::new(talker.language()),
+        out: Output::new(),
+    };
+    for path in &args.image {
+        chat.show(path)?;
+    }
+    interrupt::watch();
+    match &args.prompt {
+        Some(prompt) => {
+            chat.say(prompt)?;
+            if interrupt::asked() { Err(Failure::interrupted()) } else { Ok(()) }
+        }
+        None => chat.talk(),
+    }
+}
+
+/// A picture of the conversation.
+struct Shown {
+    path: PathBuf,
+    /// `[image tokens, width]`.
+    tokens: Tensor,
+}
+
+/// A conversation with all that it needs.
+struct Chat<'a> {
+    talker: &'a dyn Talker,
+    tokenizer: &'a Tokenizer,
+    processor: &'a Processor,
+    name: &'a str,
+    template: &'a Template,
+    settings: Settings,
+    stops: Vec<String>,
+    turns: Vec<Turn>,
+    shown: Vec<Shown>,
+    /// Pictures for the next message.
+    next: Vec<Shown>,
+    conversation: Conversation,
+    out: Output,
+}
+
+/// What a line asks for.
+enum Line<'a> {
+    Say(&'a str),
+    Image(&'a str),
+    Save(&'a str),
+    Clear,
+    Help,
+    Exit,
+    Unknown(&'a str),
+}
+
+impl<'a> Line<'a> {
+    fn new(line: &'a str) -> Self {
+        let line = line.trim();
+        if !line.starts_with('/') {
+            return Self::Say(line);
+        }
+        let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        match (command, rest.trim()) {
+            ("/image", path) => Self::Image(path),
+            ("/save", path) => Self::Save(path),
+            ("/clear", "") => Self::Clear,
+            ("/help", _) => Self::Help,
+            ("/exit" | "/quit", _) => Self::Exit,
+            _ => Self::Unknown(command),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Saved<'a> {
+    template: &'a str,
+    images: Vec<String>,
+    turns: Vec<SavedTurn<'a>>,
+}
+
+#[derive(Serialize)]
+struct SavedTurn<'a> {
+    user: &'a str,
+    answer: Option<&'a str>,
+}
+
+impl Chat<'_> {
+    /// Reads lines until there are no more. What goes wrong with one is said, and the next is read.
+    fn talk(&mut self) -> Result<(), Failure> {
+        let is_terminal = stdin().is_terminal();
+        if is_terminal {
+            tell(&format!("template {}; /help lists the commands", self.name));
+        }
+        let mut lines = stdin().lock().lines();
+        loop {
+            if is_terminal {
+                self.out.text("> ")?;
+                self.out.flush()?;
+            }
+            let Some(line) = lines.next() else { break };
+            let line = line.map_err(|e| Failure::input(format!("standard input: {e}")))?;
+            interrupt::forget();
+            let done = match Line::new(&line) {
+                Line::Say("") => Ok(()),
+                Line::Say(text) => self.say(text),
+                Line::Image("") => Err(Failure::usage("/image needs a path")),
+                Line::Image(path) => self.show(Path::new(path)),
+                Line::Save("") => Err(Failure::usage("/save needs a file")),
+                Line::Save(path) => self.save(Path::new(path)),
+                Line::Clear => {
+                    self.clear();
+                    Ok(())
+                }
+                Line::Help => {
+                    tell(COMMANDS);
+                    Ok(())
+                }
+                Line::Exit => return Ok(()),
+                Line::Unknown(command) => {
+                    Err(Failure::usage(format!("{command} is no command; /help lists them")))
+                }
+            };
+            if let Err(failure) = done {
+                failure.report();
+            }
+        }
+        if is_terminal { self.out.text("\n") } else { Ok(()) }
+    }
+
+    /// Reads a picture for the next message.
+    fn show(&mut self, path: &Path) -> Result<(), Failure> {
+        let pixels = pictures::one(path, self.processor)?;
+        for tokens in self.talker.pictures(&pixels)? {
+            self.next.push(Shown { path: path.to_owned(), tokens });
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.turns.clear();
+        self.shown.clear();
+        self.next.clear();
+        self.conversation = Conversation::new(self.talker.language());
+    }
+
+    /// Says something and writes the answer as it comes. If there is none, nothing was said.
+    fn say(&mut self, text: &str) -> Result<(), Failure> {
+        let (turns, shown) = (self.turns.len(), self.shown.len());
+        self.turns.extend(self.template.show(self.next.len(), text));
+        self.shown.append(&mut self.next);
+        let answer = self.answer();
+        match answer {
+            Ok(answer) => {
+                if let Some(turn) = self.turns.last_mut() {
+                    turn.answer = Some(answer);
+                }
+                Ok(())
+            }
+            Err(failure) => {
+                self.turns.truncate(turns);
+                self.next = self.shown.split_off(shown);
+                Err(failure)
+            }
+        }
+    }
+
+    fn answer(&mut self) -> Result<String, Failure> {
+        let ids = ids(self.tokenizer, &self.template.render(&self.turns));
+        let pictures: Vec<Tensor> = self.shown.iter().map(|s| s.tokens.clone()).collect();
+        let mut written = Written::new(self.tokenizer, &self.stops);
+        let (out, mut broken, mut has_begun) = (&mut self.out, None, false);
+        let language = self.talker.language();
+        let mut write = |text: &str| {
+            // What stands between the role and the answer is not part of it.
+            let text = if has_begun { text } else { text.trim_start() };
+            has_begun |= !text.is_empty();
+            out.text(text).and_then(|()| out.flush())
+        };
+        self.conversation.answer(language, &ids, &pictures, &self.settings, &mut |id| {
+            broken = write(written.push(id)).err();
+            if broken.is_some() || written.is_over() || interrupt::asked() {
+                Flow::Stop
+            } else {
+                Flow::Continue
+            }
+        })?;
+        if let Some(failure) = broken {
+            return Err(failure);
+        }
+        write(written.finish())?;
+        self.out.text("\n")?;
+        self.out.flush()?;
+        Ok(written.text().trim().to_owned())
+    }
+
+    /// Writes the conversation to a file, whole or not at all.
+    fn save(&self, path: &Path) -> Result<(), Failure> {
+        let saved = Saved {
+            template: self.name,
+            images: self.shown.iter().map(|s| s.path.display().to_string()).collect(),
+            turns: self
+                .turns
+                .iter()
+                .map(|t| SavedTurn { user: &t.user, answer: t.answer.as_deref() })
+                .collect(),
+        };
+        let text = serde_json::to_string_pretty(&saved).expect("texts are JSON");
+        let draft = path.with_added_extension("draft");
+        std::fs::write(&draft, text + "\n")
+            .and_then(|()| std::fs::rename(&draft, path))
+            .map_err(|e| Failure::runtime(format!("{}: {e}", path.display())))?;
+        tell(&format!("{} turns in {}", self.turns.len(), path.display()));
+        Ok(())
+    }
+}
+
+/// Says something that is not part of the conversation.
+fn tell(text: &str) {
+    // Nobody is left to be told of a terminal that is gone.
+    let _ = writeln!(stderr(), "{text}");
+}
