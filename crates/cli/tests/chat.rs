@@ -42,7 +42,7 @@ fn a_chat_answers_as_if_all_were_said_at_once() {
     assert_eq!(turns.len(), 3);
     let mut prompt = String::new();
     for (i, turn) in turns.iter().enumerate() {
-        prompt += &format!("USER: {} ASSISTANT:", turn["user"].as_str().unwrap());
+        prompt += &["USER: ", turn["user"].as_str().unwrap(), " ASSISTANT:"].concat();
         let mut once = vec!["generate", "-m", MODEL, "-i", &prompt, "-n", "8", "--image", FOX];
         if i == 2 {
             once.extend(["--image", ROCKET]);
@@ -51,7 +51,7 @@ fn a_chat_answers_as_if_all_were_said_at_once() {
         let said = turn["answer"].as_str().unwrap();
         assert_eq!(said, answer.trim(), "turn {i}");
         assert!(!said.is_empty());
-        prompt += &format!(" {said}</s>");
+        prompt += &[" ", said, "</s>"].concat();
     }
 }
 
