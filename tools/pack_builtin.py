@@ -13,13 +13,14 @@ import sys
 from pathlib import Path
 
 LIMIT = 12_000_000  # Bytes of all files together.
+VOCABULARY = ["vocab.json", "merges.txt"]
 
 
 def main():
     export = Path(sys.argv[1]) / "export"
     target = Path(__file__).resolve().parent.parent / "crates/models/assets/builtin"
     target.mkdir(parents=True, exist_ok=True)
-    raw = (export / "model.safetensors").read_bytes()
+    raw = (export / "open_clip_model.safetensors").read_bytes()
     length = struct.unpack("<Q", raw[:8])[0]
     header = json.loads(raw[8:8 + length])
     header.pop("__metadata__", None)
@@ -40,8 +41,8 @@ def main():
     weights = struct.pack("<Q", len(text)) + text + b"".join(blobs)
     (target / "model.safetensors").write_bytes(weights)
     total = len(weights)
-    for name in ["config.json", "vocab.json", "merges.txt"]:
-        shutil.copyfile(export / name, target / name)
+    for theirs, name in [("open_clip_config.json", "config.json"), *[(n, n) for n in VOCABULARY]]:
+        shutil.copyfile(export / theirs, target / name)
         total += (target / name).stat().st_size
     print(f"{total} bytes, limit {LIMIT}")
     if total > LIMIT:

@@ -18,5 +18,8 @@ pub mod systems;
 pub mod vision;
 
 pub use error::{Error, Result};
-pub use load::{Family, Files, HeadCounts, Inventory, Model, Opened, Source, inventory, tokenizer};
+pub use load::{
+    Family, Files, HeadCounts, Inventory, Model, Opened, Published, Source, inventory, published,
+    tokenizer,
+};
 pub use pass::Pass;

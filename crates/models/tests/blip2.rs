@@ -103,14 +103,7 @@ fn save(path: &Path, parameters: &Parameters, names: &[Names]) {
     let rows: Vec<(String, Vec<usize>, Vec<u8>)> = parameters
         .export(names, |p| Some(p.tensor()))
         .into_iter()
-        .map(|(name, mut shape, v)| {
-            if name.ends_with("patch_embed.proj.weight") {
-                // Exported as a matrix, published as filters.
-                let side = (shape[1] / 3).isqrt();
-                shape = vec![shape[0], 3, side, side];
-            }
-            (name, shape, v.iter().flat_map(|v| v.to_le_bytes()).collect())
-        })
+        .map(|(name, shape, v)| (name, shape, v.iter().flat_map(|v| v.to_le_bytes()).collect()))
         .collect();
     let views: Vec<TensorView> = rows
         .iter()

@@ -277,13 +277,26 @@ impl Builder {
 
     /// A parameter; drawn by `init` if the model is new.
     pub fn parameter(&self, name: &str, shape: &[usize], init: Init) -> Parameter {
-        self.make(name, shape, init, false)
+        self.make(name, shape, init, false, None)
+    }
+
+    /// The weight `[outputs, inputs kernel_h kernel_w]` of a layer that takes patches of pictures, in
+    /// files `[outputs, inputs, kernel_h, kernel_w]`.
+    pub fn filters(
+        &self,
+        name: &str,
+        [outputs, inputs]: [usize; 2],
+        kernel: (usize, usize),
+        init: Init,
+    ) -> Parameter {
+        let shape = [outputs, inputs * kernel.0 * kernel.1];
+        self.make(name, &shape, init, false, Some(kernel))
     }
 
     /// The weight `[outputs, inputs]` of a linear layer; in blocks of few bits if the checkpoint is
     /// [`Checkpoint::quantised`] and a row has whole ones.
     pub fn weight(&self, name: &str, shape: &[usize], init: Init) -> Parameter {
-        let parameter = self.make(name, shape, init, false);
+        let parameter = self.make(name, shape, init, false, None);
         if let Source::Checkpoint(file, ..) = &self.shared.source
             && let Some(kind) = file.quantised_to().filter(|_| file.has_values())
             && shape.last().is_some_and(|cols| cols.is_multiple_of(BLOCK))
@@ -301,10 +314,17 @@ impl Builder {
 
     /// A running statistic, which no optimiser touches.
     pub fn buffer(&self, name: &str, shape: &[usize], value: f32) -> Parameter {
-        self.make(name, shape, Init::Constant(value), true)
+        self.make(name, shape, Init::Constant(value), true, None)
     }
 
-    fn make(&self, name: &str, shape: &[usize], init: Init, is_buffer: bool) -> Parameter {
+    fn make(
+        &self,
+        name: &str,
+        shape: &[usize],
+        init: Init,
+        is_buffer: bool,
+        kernel: Option<(usize, usize)>,
+    ) -> Parameter {
         let name = format!("{}{name}", self.path);
         let value = match &self.shared.source {
             Source::Zeros => Zeros::tensor(shape),
@@ -316,7 +336,7 @@ impl Builder {
         // A stand-in keeps the list of problems growing; it never takes the memory that a wrong
         // configuration asks for.
         let stand_in = || Tensor::zeros(&vec![0; shape.len()]);
-        let parameter = Parameter::new(name, value.unwrap_or_else(stand_in), is_buffer);
+        let parameter = Parameter::new(name, value.unwrap_or_else(stand_in), is_buffer, kernel);
         self.shared.made.borrow_mut().push(parameter.clone());
         parameter
     }
@@ -477,7 +497,7 @@ impl Parameters {
             else {
                 continue;
             };
-            let parts = place.to_theirs(tensor.shape(), tensor.values());
+            let parts = place.to_theirs(&p.stored_shape(), tensor.values());
             let stored = place.theirs.into_iter().zip(parts).filter(|(name, _)| !name.is_empty());
             out.extend(stored.map(|(name, (shape, v))| (name, shape, v)));
         }

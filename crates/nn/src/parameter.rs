@@ -12,16 +12,23 @@ pub struct Parameter(Arc<Inner>);
 struct Inner {
     name: String,
     is_buffer: bool,
+    /// Height and width of the filters that the rows of a matrix are.
+    kernel: Option<(usize, usize)>,
     value: RwLock<Tensor>,
     /// Changes with the values, so that packed copies know when they are old.
     version: AtomicU64,
 }
 
 impl Parameter {
-    pub(crate) fn new(name: String, value: Tensor, is_buffer: bool) -> Self {
+    pub(crate) fn new(
+        name: String,
+        value: Tensor,
+        is_buffer: bool,
+        kernel: Option<(usize, usize)>,
+    ) -> Self {
         let value = if is_buffer { value } else { value.leaf() };
         let (value, version) = (RwLock::new(value), AtomicU64::new(0));
-        Self(Arc::new(Inner { name, is_buffer, value, version }))
+        Self(Arc::new(Inner { name, is_buffer, kernel, value, version }))
     }
 
     /// The full name, such as `vision.blocks.3.norm1.weight`.
@@ -32,6 +39,18 @@ impl Parameter {
     /// Whether this is a running statistic rather than something that learns.
     pub fn is_buffer(&self) -> bool {
         self.0.is_buffer
+    }
+
+    /// The shape in files: a matrix whose rows are filters is `[outputs, inputs, height, width]`
+    /// there, as every family writes it.
+    pub fn stored_shape(&self) -> Vec<usize> {
+        let shape = self.shape();
+        match (self.0.kernel, &shape[..]) {
+            (Some((height, width)), &[outputs, inputs]) if height * width > 0 => {
+                vec![outputs, inputs / (height * width), height, width]
+            }
+            _ => shape,
+        }
     }
 
     /// The value; a leaf of the tape while the parameter is trainable.

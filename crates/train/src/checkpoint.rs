@@ -149,26 +149,31 @@ impl Checkpoints {
 impl Saved {
     /// Gives parameters and optimiser the state that was saved.
     pub(crate) fn restore(&self, parameters: &Parameters, optimiser: &mut Optimiser) -> Result<()> {
-        let path = self.folder.join("model.safetensors");
-        let file = Checkpoint::open(&path)?;
-        for parameter in parameters.iter() {
-            let values = file.read_f32(parameter.name())?;
-            if values.len() != parameter.elements() {
-                let (name, found) = (parameter.name(), values.len());
-                let problem =
-                    format!("{name} has {found} values, expected {}", parameter.elements());
-                return Err(Error::State { path, problem });
-            }
-            parameter.update(|own| own.copy_from_slice(&values));
-        }
+        read_parameters(&self.folder.join("model.safetensors"), parameters)?;
         let file = Checkpoint::open(&self.folder.join("optimizer.safetensors"))?;
         optimiser.restore(&file, self.trainer.step)
     }
 }
 
-/// Writes all parameters under our own names.
+/// Gives all parameters the values of a file of [`save_parameters`].
+pub(crate) fn read_parameters(path: &Path, parameters: &Parameters) -> Result<()> {
+    let file = Checkpoint::open(path)?;
+    for parameter in parameters.iter() {
+        let values = file.read_f32(parameter.name())?;
+        if values.len() != parameter.elements() {
+            let (name, found) = (parameter.name(), values.len());
+            let problem = format!("{name} has {found} values, expected {}", parameter.elements());
+            return Err(Error::State { path: path.to_path_buf(), problem });
+        }
+        parameter.update(|own| own.copy_from_slice(&values));
+    }
+    Ok(())
+}
+
+/// Writes all parameters under our own names, filters as such.
 pub(crate) fn save_parameters(path: &Path, parameters: &Parameters) -> Result<()> {
-    let tensors: Vec<_> = parameters.iter().map(|p| (p.name(), p.shape(), p.tensor())).collect();
+    let tensors: Vec<_> =
+        parameters.iter().map(|p| (p.name(), p.stored_shape(), p.tensor())).collect();
     let views: Vec<TensorView<'_>> = tensors
         .iter()
         .map(|(name, shape, tensor)| {

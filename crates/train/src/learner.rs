@@ -13,7 +13,7 @@ use ocelli_models::vision::local_vit::{LocalVit, LocalVitConfig, Neighbourhood};
 use ocelli_models::vision::position::PositionRule;
 use ocelli_models::vision::resnet_v2::{HybridVit, HybridVitConfig};
 use ocelli_models::vision::vit::{Head, Vit, VitConfig};
-use ocelli_models::{Files, HeadCounts, Model, Pass};
+use ocelli_models::{Files, HeadCounts, Model, Pass, Published, published};
 use ocelli_nn::{Builder, Parameters};
 use ocelli_tensor::Tensor;
 use serde_json::{Value, json};
@@ -174,36 +174,17 @@ impl Learner {
         image_size(&self.model)
     }
 
-    /// `config.json` of a model folder; `classes` are the names of a classifier's classes.
-    pub fn config_json(&self, classes: &[String]) -> Value {
-        let mut config = json!({ "format": "ocelli", "preprocessing": self.preprocessing });
-        match &self.model {
-            Model::Vit(vit) => {
-                config["family"] = json!("vit");
-                config["vit"] = json!(vit.config());
-            }
-            Model::Hybrid(hybrid) => {
-                config["family"] = json!("hybrid");
-                config["hybrid"] = json!(hybrid.config());
-            }
-            Model::LocalVit(vit) => {
-                config["family"] = json!("local_vit");
-                config["local_vit"] = json!(vit.config());
-            }
-            Model::Clip(clip) => {
-                config["family"] = json!("clip");
-                config["clip"] = json!(clip.config());
-            }
-            Model::Lit(lit) => {
-                config["family"] = json!("lit");
-                config["lit"] = json!(lit.config());
-            }
-            _ => {}
-        }
-        if !classes.is_empty() && !matches!(self.model, Model::Clip(_)) {
-            config["labels"] = json!(classes);
-        }
-        config
+    /// The model's folder in the layout of its family; `classes` are the names of a classifier's
+    /// classes.
+    pub fn published(&self, classes: &[String]) -> Published {
+        let is_classifier = !matches!(self.model, Model::Clip(_) | Model::Lit(_));
+        let classes = if is_classifier { classes } else { &[] };
+        published(&self.model, classes, &self.preprocessing)
+    }
+
+    /// The processor's file of transformers.
+    pub fn preprocessing(&self) -> &Value {
+        &self.preprocessing
     }
 }
 

@@ -5,7 +5,7 @@ use crate::learner::Learner;
 use crate::optimiser::Rule;
 use crate::parts::rules;
 use crate::plan::{DataSize, Plan, total_steps};
-use crate::texts::{TextEncoder, VocabularyFiles, vocabulary};
+use crate::texts::{NamedFiles, TextEncoder, vocabulary};
 use crate::towers::{LockedPictures, LockedTexts};
 use crate::{Error, Result};
 use ocelli_data::dataset::{Dataset, Loader, LoaderConfig, Targets, View};
@@ -35,7 +35,7 @@ pub(crate) struct Setup {
     pub(crate) texts: Option<Reader>,
     /// What a locked vision tower sees in the training pictures.
     pub(crate) pictures: LockedPictures,
-    pub(crate) vocabulary: VocabularyFiles,
+    pub(crate) vocabulary: NamedFiles,
     pub(crate) rules: Vec<Rule>,
     pub(crate) total_steps: u64,
 }

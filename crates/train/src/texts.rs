@@ -3,7 +3,7 @@
 use crate::config::TokenizerConfig;
 use crate::{Error, Result};
 use ocelli_data::dataset::Dataset;
-use ocelli_data::text::{Behaviour, ClipTokenizer, Truncate, train_vocabulary};
+use ocelli_data::text::{Behaviour, ClipTokenizer, Truncate, VocabularyFiles, train_vocabulary};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,17 +77,17 @@ impl TextEncoder {
 }
 
 /// The files of a vocabulary, by name.
-pub(crate) type VocabularyFiles = Vec<(&'static str, Vec<u8>)>;
+pub(crate) type NamedFiles = Vec<(&'static str, Vec<u8>)>;
 
 /// Opens or learns the vocabulary of a run. The files are those that a model folder needs beside the
-/// weights; the published vocabulary needs none. `kept` is where an earlier part of the run left them.
+/// weights. `kept` is where an earlier part of the run left them.
 pub(crate) fn vocabulary(
     config: Option<&TokenizerConfig>,
     dataset: &Dataset,
     kept: &Path,
-) -> Result<(ClipTokenizer, VocabularyFiles)> {
+) -> Result<(ClipTokenizer, NamedFiles)> {
     const NAMES: [&str; 2] = ["vocab.json", "merges.txt"];
-    let read = |folder: &Path| -> Result<VocabularyFiles> {
+    let read = |folder: &Path| -> Result<NamedFiles> {
         let mut files = Vec::new();
         for name in NAMES.into_iter().chain(["tokenizer.json"]) {
             let path = folder.join(name);
@@ -100,7 +100,10 @@ pub(crate) fn vocabulary(
     };
     match config {
         None | Some(TokenizerConfig::Clip) => {
-            Ok((ClipTokenizer::builtin(Behaviour::OpenAi), Vec::new()))
+            let VocabularyFiles { vocab_json, merges_txt } = ClipTokenizer::builtin_files();
+            let files =
+                vec![(NAMES[0], vocab_json.into_bytes()), (NAMES[1], merges_txt.into_bytes())];
+            Ok((ClipTokenizer::builtin(Behaviour::OpenAi), files))
         }
         Some(TokenizerConfig::Path(path)) => {
             Ok((ClipTokenizer::load(path, Behaviour::OpenAi)?, read(path)?))

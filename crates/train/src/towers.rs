@@ -4,7 +4,7 @@
 //! step runs the projections alone. Pictures are seen as in use, without random changes.
 
 use crate::config::{ModelConfig, TowersConfig};
-use crate::texts::VocabularyFiles;
+use crate::texts::NamedFiles;
 use crate::{Error, Result};
 use ocelli_data::dataset::{Dataset, DatasetError, OnBroken};
 use ocelli_data::image::{Limits, Processor, decode};
@@ -91,7 +91,7 @@ impl std::fmt::Debug for LockedTexts {
 
 impl LockedTexts {
     /// The tokenizer of the text tower in `folder`, and its files that an exported model needs.
-    pub(crate) fn open(folder: &Path, lit: &Lit) -> Result<(Self, VocabularyFiles)> {
+    pub(crate) fn open(folder: &Path, lit: &Lit) -> Result<(Self, NamedFiles)> {
         let found = Files::find(folder, None)?;
         let (tokenizer, context_length) = (found.bert_tokenizer()?, found.context_length()?);
         let (ids, rows) = (tokenizer.vocab_size(), lit.config().text.vocab);

@@ -12,6 +12,7 @@ use super::clip_bpe::{Behaviour, ClipTokenizer, SpecialTokens};
 use super::clip_words::WordSplitter;
 use super::error::{Result, TextError};
 use super::files::{MAX_FILE_BYTES, parse_json, read_file, read_if_present, utf8};
+use super::vocabulary::VocabularyFiles;
 
 /// The vocabulary of the published CLIP models; `assets/text/NOTICE.md` tells its origin.
 const BUILTIN: &[u8] = include_bytes!("../../assets/text/bpe_simple_vocab_16e6.txt.gz");
@@ -40,12 +41,19 @@ impl ClipTokenizer {
     pub fn from_merge_file(bytes: &[u8], file: &str, behaviour: Behaviour) -> Result<Self> {
         let unpacked = unpack(bytes, file)?;
         let merges = merge_lines(utf8(&unpacked, file)?, file, MERGES_OF_MERGE_FILE)?;
-        let bytes: Vec<String> = byte_symbols().into_iter().map(|(_, c)| c.to_string()).collect();
-        let final_bytes = bytes.iter().map(|symbol| format!("{symbol}{END_OF_WORD}"));
-        let merged = merges.iter().map(|(_, left, right)| format!("{left}{right}"));
-        let symbols = bytes.iter().cloned().chain(final_bytes).chain(merged);
-        let ids = symbols.chain([START.into(), END.into()]).zip(0..).collect();
+        let ids = symbols_of(&merges).into_iter().zip(0..).collect();
         build(&Parts { file, ids: &ids, merges: &merges }, &SpecialNames::default(), behaviour)
+    }
+
+    /// The vocabulary of [`ClipTokenizer::builtin`] in the files of Hugging Face.
+    pub fn builtin_files() -> VocabularyFiles {
+        let whole = "the built-in merge file is whole";
+        let unpacked = unpack(BUILTIN, "the built-in merge file").expect(whole);
+        let text = std::str::from_utf8(&unpacked).expect(whole);
+        let merges =
+            merge_lines(text, "the built-in merge file", MERGES_OF_MERGE_FILE).expect(whole);
+        let lines = merges.iter().map(|(_, left, right)| format!("{left} {right}\n"));
+        VocabularyFiles::new(&symbols_of(&merges), lines)
     }
 
     /// Reads the `vocab.json` and `merges.txt` of a Hugging Face model of any size, whose special
@@ -108,6 +116,16 @@ impl ClipTokenizer {
         let name = tokenizer.display().to_string();
         from_tokenizer_json(&read_file(&tokenizer)?, &name, &names, behaviour)
     }
+}
+
+/// Byte symbols, the same at the end of a word, what merges make, start and end, in the order of
+/// their ids.
+fn symbols_of(merges: &[(usize, &str, &str)]) -> Vec<String> {
+    let bytes: Vec<String> = byte_symbols().into_iter().map(|(_, c)| c.to_string()).collect();
+    let final_bytes = bytes.iter().map(|symbol| format!("{symbol}{END_OF_WORD}"));
+    let merged = merges.iter().map(|(_, left, right)| format!("{left}{right}"));
+    let symbols = bytes.iter().cloned().chain(final_bytes).chain(merged);
+    symbols.chain([START.into(), END.into()]).collect()
 }
 
 /// Spellings of the special tokens.

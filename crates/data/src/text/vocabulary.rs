@@ -67,17 +67,26 @@ pub fn train_vocabulary<'a>(
     symbols.extend(bytes.iter().map(|(_, c)| format!("{c}{END_OF_WORD}")));
     let merges = Trainer::new(count_words(texts, behaviour)).learn(&mut symbols, max_merges);
 
-    let mut merges_txt = String::from("#version: 0.2\n");
-    for (left, right) in merges {
-        merges_txt.extend([&symbols[left], " ", &symbols[right], "\n"]);
-    }
+    let line = |(left, right): &Pair| format!("{} {}\n", symbols[*left], symbols[*right]);
+    let lines: Vec<String> = merges.iter().map(line).collect();
     symbols.extend([START.to_owned(), END.to_owned()]);
-    let entries: Vec<String> = symbols
-        .iter()
-        .zip(0..)
-        .map(|(symbol, id)| format!("{}:{id}", serde_json::Value::from(symbol.as_str())))
-        .collect();
-    Ok(VocabularyFiles { vocab_json: format!("{{{}}}", entries.join(",")), merges_txt })
+    Ok(VocabularyFiles::new(&symbols, lines))
+}
+
+impl VocabularyFiles {
+    /// From all symbols in the order of their ids, and the merges, each a line of two symbols.
+    pub(super) fn new(symbols: &[String], merges: impl IntoIterator<Item = String>) -> Self {
+        let entries: Vec<String> = symbols
+            .iter()
+            .zip(0..)
+            .map(|(symbol, id)| format!("{}:{id}", serde_json::Value::from(symbol.as_str())))
+            .collect();
+        let lines: String = merges.into_iter().collect();
+        Self {
+            vocab_json: format!("{{{}}}", entries.join(",")),
+            merges_txt: format!("#version: 0.2\n{lines}"),
+        }
+    }
 }
 
 /// The different words of the corpus, in the order of their bytes.

@@ -13,12 +13,14 @@ mod gguf_config;
 mod llava_config;
 mod minigpt4_config;
 mod minigpt4_parts;
+mod publish;
 mod shapes;
 mod t5_config;
 mod vit_config;
 
 use self::compose::Layer;
 use self::fields::Fields;
+pub use self::publish::{Published, published};
 pub use self::shapes::{Inventory, inventory};
 use crate::connector::qformer::QFormer;
 use crate::language::bert::{self, Bert};
@@ -39,7 +41,7 @@ use crate::systems::writer::Writer;
 use crate::vision::clip_vit::ClipVit;
 use crate::vision::eva_vit::EvaVit;
 use crate::vision::local_vit::LocalVit;
-use crate::vision::resnet_v2::{self, HybridVit, HybridVitConfig};
+use crate::vision::resnet_v2::{self, HybridVit};
 use crate::vision::vit::{self, Vit, VitConfig};
 use crate::{Error, Result};
 use ocelli_data::image::Processor;
@@ -397,6 +399,9 @@ impl Files {
         if text("format") == Some("ocelli") {
             return Some(Family::Ocelli);
         }
+        if config.get("model_cfg").is_some() {
+            return Some(Family::OpenClip);
+        }
         match text("model_type") {
             Some("vit") => return Some(Family::TransformersVit),
             Some("dinov2") => return Some(Family::Dinov2),
@@ -443,12 +448,13 @@ impl Files {
     /// Never with the files that the program was built from.
     pub fn builtin() -> Result<Self> {
         let path = PathBuf::from(builtin::NAME);
-        let config = serde_json::from_str(builtin::CONFIG).map_err(|e| Error::Config {
+        let config: Value = serde_json::from_str(builtin::CONFIG).map_err(|e| Error::Config {
             file: path.clone(),
             field: "JSON".to_owned(),
             reason: e.to_string(),
         })?;
-        Ok(Self { path, config, is_builtin: true, ..Self::of_family(Family::Ocelli) })
+        let family = Self::of_config(&config).unwrap_or(Family::Ocelli);
+        Ok(Self { path, config, is_builtin: true, ..Self::of_family(family) })
     }
 
     fn weights(&self) -> Result<Checkpoint> {
@@ -474,7 +480,11 @@ impl Files {
     /// The prompt that a label stands in when none is given: what the texts of the training looked
     /// like.
     pub fn template(&self) -> &'static str {
-        if self.family == Family::Ocelli { "{}" } else { "a photo of a {}." }
+        if self.is_trained_here() { "{}" } else { "a photo of a {}." }
+    }
+
+    fn is_trained_here(&self) -> bool {
+        self.family == Family::Ocelli || self.config.get(publish::TRAINED_WITH).is_some()
     }
 
     /// The family.
@@ -620,6 +630,8 @@ impl Files {
             return builtin::tokenizer();
         }
         let behaviour = match self.family {
+            // Texts of training are read as OpenAI's code does, so that is how the model takes them.
+            _ if self.is_trained_here() => Behaviour::OpenAi,
             Family::TransformersClip => Behaviour::HuggingFace,
             Family::OpenClip => Behaviour::OpenClip,
             _ => Behaviour::OpenAi,
@@ -841,14 +853,7 @@ impl Files {
             Family::Gguf => gguf_config::open(&self.config, weights, &file)?,
             Family::Ocelli => {
                 let names = vec![Names::ours()];
-                if self.is_own("vit") {
-                    vit(self.own_config("vit")?, Names::ours())?
-                } else if self.is_own("hybrid") {
-                    let HybridVitConfig { backbone, vit } = self.own_config("hybrid")?;
-                    let builder = Builder::load(Arc::clone(weights), names.clone());
-                    let model = HybridVit::new(&backbone, &vit, &builder);
-                    (Model::Hybrid(Box::new(model)), builder.finish()?, names)
-                } else if self.is_own("local_vit") {
+                if self.is_own("local_vit") {
                     let builder = Builder::load(Arc::clone(weights), names.clone());
                     let model = LocalVit::new(&self.own_config("local_vit")?, &builder);
                     (Model::LocalVit(Box::new(model)), builder.finish()?, names)

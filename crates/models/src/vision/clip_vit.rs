@@ -118,7 +118,7 @@ impl ClipVit {
         let std = Init::Normal((c.width as f32).powf(-0.5));
         let filters = Init::Uniform((inputs as f32).powf(-0.5));
         Self {
-            patch: Linear::new(&b.at("patch"), inputs, c.width, false, filters),
+            patch: Linear::of_patches(&b.at("patch"), [3, c.width], c.patch_size, false, filters),
             class: b.parameter("class", &[c.width], std),
             position: b.parameter("position", &[c.tokens(), c.width], std),
             norm_pre: LayerNorm::new(&b.at("norm_pre"), c.width, c.norm_eps),

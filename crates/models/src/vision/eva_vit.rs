@@ -105,10 +105,9 @@ impl EvaVit {
     pub fn new(config: &EvaVitConfig, b: &Builder) -> Self {
         let c = config;
         let init = Init::Normal(0.02);
-        let inputs = 3 * c.patch_size * c.patch_size;
         let block = |i| Arc::new(Block::new(&b.at("blocks").at(i), c, i));
         Self {
-            patch: Linear::new(&b.at("patch"), inputs, c.width, true, init),
+            patch: Linear::of_patches(&b.at("patch"), [3, c.width], c.patch_size, true, init),
             class: b.parameter("class", &[c.width], init),
             position: b.parameter("position", &[c.tokens(), c.width], init),
             blocks: (0..c.depth).map(block).collect(),

@@ -151,9 +151,14 @@ impl LocalVit {
     /// A model whose parameters come from `b`. The head starts at 0, as that of the ViT.
     pub fn new(config: &LocalVitConfig, b: &Builder) -> Self {
         let c = config;
-        let inputs = 3 * c.patch_size * c.patch_size;
         Self {
-            patch: Linear::new(&b.at("patch"), inputs, c.width, true, Init::XavierUniform),
+            patch: Linear::of_patches(
+                &b.at("patch"),
+                [3, c.width],
+                c.patch_size,
+                true,
+                Init::XavierUniform,
+            ),
             blocks: (0..c.depth).map(|i| Arc::new(Block::new(&b.at("blocks").at(i), c))).collect(),
             norm: LayerNorm::new(&b.at("norm"), c.width, NORM_EPS),
             head: Linear::new(&b.at("head"), c.width, c.classes, true, Init::Constant(0.0)),

@@ -183,11 +183,15 @@ impl Vit {
     pub fn new(config: &VitConfig, b: &Builder) -> Self {
         let c = config;
         let inputs = c.channels * c.patch_size * c.patch_size;
-        // The filters are [width, channels, patch, patch] in every family; here they are one matrix.
-        let filters = b.at("patch");
         let lecun = Init::TruncatedNormal((inputs as f32).powf(-0.5));
         Self {
-            patch: Linear::new(&filters, inputs, c.width, true, lecun),
+            patch: Linear::of_patches(
+                &b.at("patch"),
+                [c.channels, c.width],
+                c.patch_size,
+                true,
+                lecun,
+            ),
             class: c.has_class_token.then(|| b.parameter("class", &[c.width], Init::Constant(0.0))),
             position: b.parameter("position", &[c.tokens(), c.width], Init::Normal(0.02)),
             mask_token: (c.head == Head::MaskedImage || c.has_layer_scale && b.has("mask_token"))
@@ -204,7 +208,7 @@ impl Vit {
                 }
                 Head::MaskedImage => {
                     let init = Init::TruncatedNormal(0.02);
-                    Some(Linear::new(&b.at("decoder"), c.width, inputs, true, init))
+                    Some(Linear::of_patches(&b.at("decoder"), [c.width, inputs], 1, true, init))
                 }
             },
             config: config.clone(),

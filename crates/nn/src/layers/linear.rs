@@ -22,6 +22,20 @@ impl Linear {
         Self::from_parts(weight, bias)
     }
 
+    /// A layer of patches: `weight` `[outputs, inputs kernel kernel]`, of filters in files, drawn by
+    /// `init`, `bias` `[outputs]` from 0.
+    pub fn of_patches(
+        b: &Builder,
+        [inputs, outputs]: [usize; 2],
+        kernel: usize,
+        has_bias: bool,
+        init: Init,
+    ) -> Self {
+        let weight = b.filters("weight", [outputs, inputs], (kernel, kernel), init);
+        let bias = has_bias.then(|| b.parameter("bias", &[outputs], Init::Constant(0.0)));
+        Self::from_parts(weight, bias)
+    }
+
     /// From parameters that exist.
     pub fn from_parts(weight: Parameter, bias: Option<Parameter>) -> Self {
         Self { weight, bias, lora: None, packed: Mutex::new(None) }
