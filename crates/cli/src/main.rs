@@ -1,8 +1,8 @@
 //! The `ocelli` binary: parses arguments, calls the library crates, prints.
 // Comments on arguments are the help that people read; text for people is not written in hot loops.
 #![allow(clippy::doc_markdown, clippy::format_push_string)]
-// Doc comments of arguments are help texts, where brackets mean options.
-#![allow(rustdoc::broken_intra_doc_links)]
+// Doc comments of arguments are help texts, where brackets mean options and <image> is a mark.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
 mod commands;
 mod failure;
