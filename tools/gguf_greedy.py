@@ -14,6 +14,7 @@ import os
 import subprocess
 
 import torch
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOPICS = [
@@ -57,6 +58,13 @@ def main():
     args = parser.parse_args()
     folder, file = os.path.split(os.path.abspath(args.model))
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    if tokenizer.convert_tokens_to_ids("<gh_stars>") is not None:
+        # The reader of GGUF files takes every byte-level tokenizer for GPT-2's; SmolLM's own
+        # tokenizer.json takes digits apart first.
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ])
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
     texts = list(prompts(tokenizer))
     command = [args.ocelli, "generate", "-m", args.model, "-n", str(args.new), "--json"]

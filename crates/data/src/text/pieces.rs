@@ -13,12 +13,20 @@ const MAX_CACHED_WORDS: usize = 1 << 15;
 /// Longer words are rare, so they are not worth keeping.
 const MAX_CACHED_BYTES: usize = 64;
 
+/// Ids of the symbols of bytes. A vocabulary may lack bytes that its texts never had (those that no
+/// UTF-8 has, or the first ones of rare scripts): they are left out, as tokenizers without an unknown
+/// token do.
+pub(super) type ByteIds = Box<[Option<u32>; 256]>;
+
+/// Bytes that may have no symbol.
+const MAX_MISSING_BYTES: usize = 64;
+
 /// How the symbols of a word are found.
 pub(super) enum Algorithm {
     /// Bytes, merged in pairs. Some vocabularies take a word they hold whole, without merging.
     ByteMerges {
         merges: PairMerges,
-        byte_ids: Box<[u32; 256]>,
+        byte_ids: ByteIds,
         takes_whole_words: bool,
     },
     /// Characters, merged in pairs.
@@ -44,13 +52,20 @@ pub(super) fn byte_of_piece(piece: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok().filter(|_| is_plain)
 }
 
-/// The ids of all 256 byte symbols.
-pub(super) fn byte_ids(ids: &HashMap<String, u32>, file: &str) -> Result<Box<[u32; 256]>> {
-    let mut found = Box::new([0; 256]);
+/// The ids of byte symbols.
+pub(super) fn byte_ids(ids: &HashMap<String, u32>, file: &str) -> Result<ByteIds> {
+    let mut found = Box::new([None; 256]);
+    let mut missing = Vec::new();
     for (byte, symbol) in byte_symbols() {
-        let missing =
-            || TextError::NoByteSymbol { file: file.to_owned(), symbol: symbol.to_string() };
-        found[usize::from(byte)] = *ids.get(symbol.to_string().as_str()).ok_or_else(missing)?;
+        let symbol = symbol.to_string();
+        found[usize::from(byte)] = ids.get(&symbol).copied();
+        if found[usize::from(byte)].is_none() {
+            missing.push(symbol);
+        }
+    }
+    if missing.len() > MAX_MISSING_BYTES {
+        let (file, symbol) = (file.to_owned(), missing.swap_remove(0));
+        return Err(TextError::NoByteSymbol { file, symbol });
     }
     Ok(found)
 }
@@ -124,7 +139,8 @@ impl Pieces {
     fn encode(&self, word: &str) -> Vec<u32> {
         match &self.algorithm {
             Algorithm::ByteMerges { merges, byte_ids, takes_whole_words } => {
-                let mut ids: Vec<u32> = word.bytes().map(|b| byte_ids[usize::from(b)]).collect();
+                let bytes = word.bytes();
+                let mut ids: Vec<u32> = bytes.filter_map(|b| byte_ids[usize::from(b)]).collect();
                 if *takes_whole_words {
                     let symbols: String =
                         ids.iter().map(|&id| self.texts[id as usize].as_str()).collect();
@@ -174,5 +190,26 @@ impl Pieces {
             (None, Some(unknown)) if !was_unknown => ids.push(unknown),
             (None, _) => {}
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // A test fails by panicking.
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_texts_never_had_may_be_missing() {
+        let symbols = byte_symbols().map(|(byte, symbol)| (symbol.to_string(), u32::from(byte)));
+        let mut ids: HashMap<String, u32> = symbols.collect();
+        let rare: Vec<String> =
+            ids.iter().filter(|(_, id)| **id >= 0xf8).map(|(s, _)| s.clone()).collect();
+        for symbol in rare {
+            ids.remove(&symbol);
+        }
+        let found = byte_ids(&ids, "vocab.json").unwrap();
+        assert_eq!((found[0x61], found[0xf8]), (Some(0x61), None));
+        ids.retain(|_, id| *id < 128);
+        assert!(byte_ids(&ids, "vocab.json").is_err());
     }
 }
