@@ -200,7 +200,8 @@ mod tests {
 
     #[test]
     fn bytes_that_texts_never_had_may_be_missing() {
-        let symbols = byte_symbols().map(|(byte, symbol)| (symbol.to_string(), u32::from(byte)));
+        let symbols =
+            byte_symbols().into_iter().map(|(byte, symbol)| (symbol.to_string(), u32::from(byte)));
         let mut ids: HashMap<String, u32> = symbols.collect();
         let rare: Vec<String> =
             ids.iter().filter(|(_, id)| **id >= 0xf8).map(|(s, _)| s.clone()).collect();
