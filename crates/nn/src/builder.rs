@@ -47,6 +47,17 @@ pub struct Axis {
     pub field: &'static str,
 }
 
+/// What a parameter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// Of a linear layer.
+    Weight,
+    /// Of a layer that takes patches of this height and width.
+    Filters((usize, usize)),
+    Buffer,
+}
+
 #[derive(Debug, Default)]
 struct Problems {
     missing: Vec<String>,
@@ -277,7 +288,7 @@ impl Builder {
 
     /// A parameter; drawn by `init` if the model is new.
     pub fn parameter(&self, name: &str, shape: &[usize], init: Init) -> Parameter {
-        self.make(name, shape, init, false, None)
+        self.make(name, shape, init, Kind::Plain)
     }
 
     /// The weight `[outputs, inputs kernel_h kernel_w]` of a layer that takes patches of pictures, in
@@ -290,13 +301,13 @@ impl Builder {
         init: Init,
     ) -> Parameter {
         let shape = [outputs, inputs * kernel.0 * kernel.1];
-        self.make(name, &shape, init, false, Some(kernel))
+        self.make(name, &shape, init, Kind::Filters(kernel))
     }
 
     /// The weight `[outputs, inputs]` of a linear layer; in blocks of few bits if the checkpoint is
     /// [`Checkpoint::quantised`] and a row has whole ones.
     pub fn weight(&self, name: &str, shape: &[usize], init: Init) -> Parameter {
-        let parameter = self.make(name, shape, init, false, None);
+        let parameter = self.make(name, shape, init, Kind::Weight);
         if let Source::Checkpoint(file, ..) = &self.shared.source
             && let Some(kind) = file.quantised_to().filter(|_| file.has_values())
             && shape.last().is_some_and(|cols| cols.is_multiple_of(BLOCK))
@@ -314,28 +325,23 @@ impl Builder {
 
     /// A running statistic, which no optimiser touches.
     pub fn buffer(&self, name: &str, shape: &[usize], value: f32) -> Parameter {
-        self.make(name, shape, Init::Constant(value), true, None)
+        self.make(name, shape, Init::Constant(value), Kind::Buffer)
     }
 
-    fn make(
-        &self,
-        name: &str,
-        shape: &[usize],
-        init: Init,
-        is_buffer: bool,
-        kernel: Option<(usize, usize)>,
-    ) -> Parameter {
+    fn make(&self, name: &str, shape: &[usize], init: Init, kind: Kind) -> Parameter {
         let name = format!("{}{name}", self.path);
         let value = match &self.shared.source {
             Source::Zeros => Zeros::tensor(shape),
             Source::Random(seed) => Tensor::from_slice(&init.draw(*seed, &name, shape), shape).ok(),
             Source::Checkpoint(checkpoint, names, axes) => {
-                self.find(checkpoint, names, axes, &name, shape)
+                self.find(checkpoint, names, axes, &name, shape, kind)
             }
         };
         // A stand-in keeps the list of problems growing; it never takes the memory that a wrong
         // configuration asks for.
         let stand_in = || Tensor::zeros(&vec![0; shape.len()]);
+        let kernel = if let Kind::Filters(kernel) = kind { Some(kernel) } else { None };
+        let is_buffer = kind == Kind::Buffer;
         let parameter = Parameter::new(name, value.unwrap_or_else(stand_in), is_buffer, kernel);
         self.shared.made.borrow_mut().push(parameter.clone());
         parameter
@@ -348,6 +354,7 @@ impl Builder {
         axes: &[Axis],
         name: &str,
         shape: &[usize],
+        kind: Kind,
     ) -> Option<Tensor> {
         let mut problems = self.shared.problems.borrow_mut();
         let Some(place) = names.iter().find_map(|n| n.place(name)) else {
@@ -375,6 +382,15 @@ impl Builder {
         if !file.has_values() {
             return Zeros::tensor(shape);
         }
+        let blocks = file.quantised_to().filter(|_| kind == Kind::Weight);
+        if let Some(Ok(Some((tensor, is_finite)))) =
+            blocks.map(|kind| Self::read_blocks(file, &place, shape, kind))
+        {
+            if !is_finite {
+                problems.not_finite.push(place.theirs.join(" + "));
+            }
+            return Some(tensor);
+        }
         match Self::read(file, &place, shape) {
             Ok(Some(tensor)) => {
                 let is_finite = match tensor.blocks() {
@@ -392,6 +408,28 @@ impl Builder {
                 None
             }
         }
+    }
+
+    /// The tensor in blocks, and whether all of its values are finite, if the file holds its rows as
+    /// they are.
+    fn read_blocks(
+        file: &Checkpoint,
+        place: &Place,
+        shape: &[usize],
+        kind: BlockKind,
+    ) -> checkpoint::Result<Option<(Tensor, bool)>> {
+        if place.layout != Layout::Same || place.stored().count() < place.theirs.len() {
+            return Ok(None);
+        }
+        let (mut bytes, mut is_finite) = (Vec::new(), true);
+        for theirs in &place.theirs {
+            let Some((part, finite)) = file.read_quantised(theirs, kind)? else {
+                return Ok(None);
+            };
+            is_finite &= finite;
+            if bytes.is_empty() { bytes = part } else { bytes.extend(part) }
+        }
+        Ok(InBlocks::tensor(kind, Bytes::Own(bytes), shape).map(|tensor| (tensor, is_finite)))
     }
 
     fn read(

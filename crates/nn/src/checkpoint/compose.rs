@@ -251,4 +251,44 @@ mod tests {
             assert!(error.contains(part), "{part}: {error}");
         }
     }
+
+    /// Piece by piece is as all at once, over the end of a piece too, and stacked.
+    #[test]
+    fn blocks_are_those_of_the_whole_tensor() {
+        use crate::{Builder, Init, Names, concat};
+        use ocelli_tensor::{BlockKind, Blocks, quantise};
+        let dir = tempfile::tempdir().unwrap();
+        let (rows, cols) = (super::super::PIECE / 1024 + 3, 1024);
+        let values: Vec<u16> =
+            (0..rows * cols).map(|i| 0x3E00 + (i * 2_654_435_761 % 0x1FF) as u16).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let half = bytes.len() / rows;
+        let views = [("a", &[rows, cols][..], &bytes[..]), ("b.q", &[1, cols], &bytes[..half])];
+        let mut views: Vec<TensorView> = (views.into_iter())
+            .map(|(name, shape, bytes)| TensorView { name, dtype: Dtype::Bf16, shape, bytes })
+            .collect();
+        views.push(TensorView { name: "b.k", bytes: &bytes[half..2 * half], ..views[1] });
+        let file = dir.path().join("w.safetensors");
+        save_safetensors(&file, &views, &BTreeMap::new()).unwrap();
+        for kind in [BlockKind::Q4_0, BlockKind::Q8_0] {
+            let plain = Checkpoint::open(&file).unwrap();
+            let held = Arc::new(Checkpoint::open(&file).unwrap().quantised(kind));
+            let names = Names::family(&[concat("a", "a"), concat("b", "b.{q,k}")], &[]);
+            let b = Builder::load(held, vec![names]);
+            let (a, stacked) = (
+                b.weight("a", &[rows, cols], Init::Constant(0.0)),
+                b.weight("b", &[2, cols], Init::Constant(0.0)),
+            );
+            b.finish().unwrap();
+            let all = plain.read_f32("a").unwrap();
+            for (parameter, values) in [(a, &all[..]), (stacked, &all[..2 * cols])] {
+                let want = quantise(kind, values);
+                let tensor = parameter.tensor();
+                let blocks = tensor.blocks().unwrap();
+                let cols = blocks.shape()[1];
+                let want = Blocks::new(kind, values.len() / cols, cols, &want).unwrap();
+                assert!(blocks.values() == want.values(), "{kind:?}: blocks differ");
+            }
+        }
+    }
 }

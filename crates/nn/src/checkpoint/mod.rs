@@ -34,7 +34,7 @@ pub use region::{MappedBytes, MappedF32};
 pub use safetensors::save_safetensors;
 
 use entry::Entry;
-use ocelli_tensor::BlockKind;
+use ocelli_tensor::{BLOCK, BlockKind, quantise};
 use region::Region;
 
 /// A tensor to be written: row-major, little-endian `bytes`.
@@ -56,6 +56,9 @@ struct Contents {
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
 }
+
+/// Values that are brought into blocks at a time, a multiple of [`BLOCK`].
+const PIECE: usize = 8 << 20;
 
 /// Named tensors in one or several files, checked on opening and read on demand.
 #[derive(Debug)]
@@ -192,11 +195,49 @@ impl Checkpoint {
     /// As for [`Checkpoint::bytes`].
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let (entry, file) = self.entry(name)?;
+        if let Some(range) = entry.file_range() {
+            self.files[*file].1.fetch(range);
+        }
         let values = entry.dtype.to_f32(&self.bytes(name)?);
         if let Some(range) = entry.file_range() {
             self.files[*file].1.release(range);
         }
         self.changed(name, values)
+    }
+
+    /// A tensor's values in blocks of few bits, and whether all of them are finite. They are read and
+    /// made into blocks piece by piece, so that never more than a piece is there in f32. `None` if
+    /// the file does not hold plain rows of whole blocks.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::bytes`].
+    pub(crate) fn read_quantised(
+        &self,
+        name: &str,
+        kind: BlockKind,
+    ) -> Result<Option<(Vec<u8>, bool)>> {
+        let (entry, file) = self.entry(name)?;
+        let region = &self.files[*file].1;
+        let is_plain = !self.is_changed(name) && entry.dtype.block_len() == 1;
+        let rows_are_whole = entry.shape.last().is_some_and(|cols| cols.is_multiple_of(BLOCK));
+        let range = entry.file_range().filter(|_| is_plain && rows_are_whole);
+        let Some(range) = range else { return Ok(None) };
+        let piece = PIECE * entry.dtype.size();
+        let piece_at = |start: usize| start..range.end.min(start + piece);
+        let mut blocks =
+            Vec::with_capacity(range.len() / entry.dtype.size() / BLOCK * kind.bytes());
+        let mut is_finite = true;
+        region.fetch(piece_at(range.start));
+        for start in range.clone().step_by(piece) {
+            let here = piece_at(start);
+            // The next piece arrives meanwhile.
+            region.fetch(piece_at(here.end));
+            let values = entry.dtype.to_f32(&region.as_slice()[here.clone()]);
+            is_finite &= values.iter().all(|v| v.is_finite());
+            blocks.extend(quantise(kind, &values));
+            region.release(here);
+        }
+        Ok(Some((blocks, is_finite)))
     }
 
     /// A tensor's elements as i64, from any integer type or bool.

@@ -43,6 +43,20 @@ impl Region {
         }
     }
 
+    /// Asks for the pages of `range` ahead of time, all at once rather than one fault after another.
+    #[cfg(unix)]
+    pub(super) fn fetch(&self, range: Range<usize>) {
+        let Self::Mapped(map) = self else { return };
+        if range.start < range.end && range.end <= map.len() {
+            // A system that does not take the advice reads the pages when they are needed.
+            let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+        }
+    }
+
+    /// Other systems decide themselves.
+    #[cfg(not(unix))]
+    pub(super) fn fetch(&self, _range: Range<usize>) {}
+
     /// Lets go of the pages that lie wholly in `range`; they are read again if they are needed.
     #[cfg(unix)]
     pub(super) fn release(&self, range: Range<usize>) {
