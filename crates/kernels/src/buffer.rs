@@ -101,6 +101,8 @@ pub trait Number: Copy {}
 
 impl Number for f32 {}
 impl Number for u16 {}
+impl Number for u8 {}
+impl Number for i32 {}
 
 impl<T: Number> Buffer<T> {
     /// Room for `len` numbers that the caller overwrites; until then they are arbitrary.

@@ -13,12 +13,14 @@ pub mod reference;
 mod tile;
 
 pub(crate) use pack::{pack_row_major, pack_transposed};
-pub(crate) use tile::{Next, Panel, Tail, panel_fn, panel_width};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tile::finish_rows;
+pub(crate) use tile::{Next, Panel, Tail, finish, panel_fn, panel_width};
 
 use crate::activation::Activation;
 use crate::buffer::Buffer;
 use crate::pool::{Shared, parallel_for, threads};
-use crate::quant::PackedBlocks;
+use crate::quant::{self, PackedBlocks};
 use crate::simd::Isa;
 
 /// The longest inner dimension that is walked in one go: a panel of it stays in the second-level
@@ -26,18 +28,15 @@ use crate::simd::Isa;
 const BLOCK: usize = 3072;
 /// The same where panels are packed on the way, and what they are packed from needs room as well.
 const PACKED_BLOCK: usize = 1024;
-/// The same where panels are unpacked from blocks: what is unpacked stays in the first-level cache.
-/// It never depends on the rows, so that neither does a result.
-const BLOCKS_BLOCK: usize = 4 * crate::quant::BLOCK;
 /// The most rows that panels pass over.
 const ROWS: usize = 396;
 
 /// The left operand `[m, k]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Lhs<'a> {
-    data: &'a [f32],
-    row_stride: usize,
-    k_stride: usize,
+    pub(crate) data: &'a [f32],
+    pub(crate) row_stride: usize,
+    pub(crate) k_stride: usize,
 }
 
 impl<'a> Lhs<'a> {
@@ -69,9 +68,7 @@ impl Rhs<'_> {
     /// Where panel `p` is read from, inner value `from` first.
     fn source(&self, (p, from): (usize, usize), width: usize, k: usize) -> Next {
         let (data, at, stride) = match *self {
-            Rhs::Blocks(blocks) => {
-                return Next { at: blocks.at(p, from).cast(), stride: width };
-            }
+            Rhs::Blocks(_) => unreachable!("blocks have a product of their own"),
             Rhs::Packed(packed) => (&packed.panels[..], (p * k + from) * width, width),
             Rhs::RowMajor(data, stride) => (data, from * stride + p * width, stride),
             // As many values one after the other, where rows touch.
@@ -181,8 +178,7 @@ unsafe fn pack_panel(
     // SAFETY: `check_rhs` compared the slices with the sizes; `to` has room for `depth * width`.
     unsafe {
         match rhs {
-            Rhs::Packed(_) => unreachable!("a packed operand is not packed again"),
-            Rhs::Blocks(blocks) => blocks.unpack(p, (from, depth), to),
+            Rhs::Packed(_) | Rhs::Blocks(_) => unreachable!("a packed operand is not packed again"),
             Rhs::RowMajor(data, stride) => {
                 let data = data.as_ptr().add(from * stride + first);
                 pack_row_major(isa, data, stride, depth, cols, to);
@@ -209,7 +205,6 @@ pub fn matmul(
 ) {
     let isa = match rhs {
         Rhs::Packed(packed) => packed.isa,
-        Rhs::Blocks(blocks) => blocks.isa(),
         _ => Isa::best(),
     };
     matmul_for(isa, (m, n, k), lhs, rhs, out, out_stride, epilogue);
@@ -244,8 +239,11 @@ fn matmul_for(
         "room for the values before the activation is too small"
     );
 
+    if let Rhs::Blocks(blocks) = rhs {
+        return quant::matmul((m, n, k), lhs, blocks, out, out_stride, epilogue);
+    }
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Amx && !matches!(rhs, Rhs::Blocks(_)) {
+    if isa == Isa::Amx {
         return amx::matmul((m, n, k), lhs, rhs, out, out_stride, epilogue);
     }
     let width = panel_width(isa);
@@ -259,7 +257,7 @@ fn matmul_for(
 
     let packed;
     let rhs = match rhs {
-        Rhs::Packed(_) | Rhs::Blocks(_) => rhs,
+        Rhs::Packed(_) => rhs,
         _ if chunks == 1 && lhs.k_stride == 1 => rhs,
         _ => {
             packed = PackedRhs::for_isa(isa, k, n, rhs);
@@ -271,13 +269,8 @@ fn matmul_for(
         unsafe { pack::pack_strips(isa, m, k, rows_per_chunk, lhs.data.as_ptr(), lhs.k_stride) }
     });
 
-    let block = match rhs {
-        Rhs::Blocks(_) => BLOCKS_BLOCK,
-        _ => {
-            let longest = if matches!(rhs, Rhs::Packed(_)) { BLOCK } else { PACKED_BLOCK };
-            k.div_ceil(k.div_ceil(longest).max(1)).max(1)
-        }
-    };
+    let longest = if matches!(rhs, Rhs::Packed(_)) { BLOCK } else { PACKED_BLOCK };
+    let block = k.div_ceil(k.div_ceil(longest).max(1)).max(1);
 
     let out = Shared::new(out);
     let pre = epilogue.pre_activation.map(Shared::new);

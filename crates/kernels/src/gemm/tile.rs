@@ -72,7 +72,7 @@ pub(crate) struct Next {
 
 impl Panel {
     /// Without any work.
-    pub(super) const EMPTY: Self = Self {
+    pub(crate) const EMPTY: Self = Self {
         rows: 0,
         cols: 0,
         depth: 0,
@@ -351,7 +351,7 @@ unsafe fn add_and_store<V: Vector, const ROWS: usize, const VECTORS: usize>(
 /// The tail on all rows of a panel, from rows of a panel's width at `sums` to `c`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-pub(super) unsafe fn finish_rows(p: &Panel, sums: *const f32) {
+pub(crate) unsafe fn finish_rows(p: &Panel, sums: *const f32) {
     use crate::simd::Avx512;
     const WIDTH: usize = panel_width(Isa::Avx512);
     // SAFETY: by the caller; this function carries the features.
@@ -368,7 +368,13 @@ pub(super) unsafe fn finish_rows(p: &Panel, sums: *const f32) {
 
 /// The tail on one tile, from rows of 64 at `tile` to `c`.
 #[inline(always)]
-unsafe fn finish<V: Vector>(p: &Panel, row: usize, rows: usize, vectors: usize, tile: *const f32) {
+pub(crate) unsafe fn finish<V: Vector>(
+    p: &Panel,
+    row: usize,
+    rows: usize,
+    vectors: usize,
+    tile: *const f32,
+) {
     let tail = &p.tail;
     // SAFETY: by the caller.
     unsafe {

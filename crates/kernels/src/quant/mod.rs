@@ -1,19 +1,24 @@
 //! Matrices in blocks: weights of 4 or 8 bits with a scale, and perhaps a lowest value, for each 32
 //! of a row, as GGUF files hold them.
 //!
-//! A value is `scale * code + lowest` in f32. A product never sees a whole f32 matrix: the panel that
-//! comes next is unpacked, a short stretch of the inner dimension at a time, into memory that stays
-//! in the first-level cache, and the f32 kernel runs over it. So a result is that of the f32 matrix
-//! of the same values, and the memory read is that of the codes.
+//! A value is `scale * code + lowest`. A product works on the codes: rows of the left operand become
+//! whole numbers of 16 bits ([`rows`]), so that the sums of a block are exact ([`product`]), and the
+//! memory read is that of the codes.
+// Codes and scales lie in bytes; vectors and whole numbers are loaded from any address.
+#![allow(clippy::cast_ptr_alignment)]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod encode;
+mod packed;
+mod product;
+mod rows;
 
 pub use encode::quantise;
+pub use packed::PackedBlocks;
+pub(crate) use product::matmul;
 
-use crate::buffer::Buffer;
-use crate::gemm::panel_width;
-use crate::pool::{Shared, parallel_for, parallel_rows};
-use crate::simd::{Isa, Vector, dispatch};
+use crate::pool::{Shared, parallel_rows};
 
 /// Values of a row that share a scale.
 pub const BLOCK: usize = 32;
@@ -150,130 +155,11 @@ pub fn from_half(bits: u16) -> f32 {
     f32::from_bits(sign | value.to_bits())
 }
 
-/// A right operand in blocks, ordered for the kernels: panel by panel as in [`crate::gemm`], a panel
-/// block by block along the inner dimension. A block of a panel is its scales, its lowest values if
-/// it has any, and for each code the bytes of all columns.
-#[derive(Debug)]
-pub struct PackedBlocks {
-    data: Buffer<u8>,
-    kind: BlockKind,
-    k: usize,
-    n: usize,
-    isa: Isa,
-}
-
-impl PackedBlocks {
-    /// Packs the transpose of a weight `[n, k]`, on all threads.
-    pub fn new(weight: Blocks) -> Self {
-        Self::for_isa(Isa::best(), weight)
-    }
-
-    pub(crate) fn for_isa(isa: Isa, weight: Blocks) -> Self {
-        let Blocks { kind, rows: n, cols: k, .. } = weight;
-        let (width, head) = (panel_width(isa), kind.head());
-        let block = width * kind.bytes();
-        let panel = k / BLOCK * block;
-        let panels = n.div_ceil(width);
-        let mut data = Buffer::<u8>::zeroed(panels * panel);
-        let out = Shared::new(&mut data);
-        parallel_for(panels, |p| {
-            // SAFETY: each task writes its own panel, which lies inside of the buffer.
-            let to = unsafe { std::slice::from_raw_parts_mut(out.get().add(p * panel), panel) };
-            // Columns that are missing in the last panel keep scale 0.
-            for (col, row) in (p * width..n.min((p + 1) * width)).enumerate() {
-                let blocks = weight.row_bytes(row).chunks_exact(kind.bytes());
-                for (from, to) in blocks.zip(to.chunks_exact_mut(block)) {
-                    for (i, half) in from[..head].chunks_exact(2).enumerate() {
-                        to[2 * (i * width + col)..][..2].copy_from_slice(half);
-                    }
-                    for (j, byte) in from[head..].iter().enumerate() {
-                        to[head * width + j * width + col] = *byte;
-                    }
-                }
-            }
-        });
-        Self { data, kind, k, n, isa }
-    }
-
-    /// Inner dimension.
-    pub fn k(&self) -> usize {
-        self.k
-    }
-
-    /// Columns.
-    pub fn n(&self) -> usize {
-        self.n
-    }
-
-    /// The instruction set that it is packed for.
-    pub(crate) fn isa(&self) -> Isa {
-        self.isa
-    }
-
-    /// Memory that it takes, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.data.len()
-    }
-
-    /// Where the inner values from `from`, a multiple of [`BLOCK`], of panel `p` lie.
-    pub(crate) fn at(&self, p: usize, from: usize) -> *const u8 {
-        let block = panel_width(self.isa) * self.kind.bytes();
-        self.data.as_ptr().wrapping_add((p * self.k + from) / BLOCK * block)
-    }
-
-    /// Unpacks the inner values `from..from + depth` of panel `p` to `depth` rows of a panel.
-    ///
-    /// # Safety
-    /// The panel exists; both numbers are multiples of [`BLOCK`] within the inner dimension; `to` has
-    /// room.
-    pub(crate) unsafe fn unpack(&self, p: usize, (from, depth): (usize, usize), to: *mut f32) {
-        let (kind, from, blocks) = (self.kind, self.at(p, from), depth / BLOCK);
-        // SAFETY: by the caller; the instruction set is there.
-        unsafe {
-            dispatch!(self.isa, unpack(kind: BlockKind, from: *const u8, blocks: usize, to: *mut f32));
-        }
-    }
-}
-
-// Vectors of halves are loaded from any address.
-#[allow(clippy::cast_ptr_alignment)]
-#[inline(always)]
-unsafe fn unpack<V: Vector>(kind: BlockKind, from: *const u8, blocks: usize, to: *mut f32) {
-    let width = V::LANES * V::TILE_VECTORS;
-    // SAFETY: by the caller, `from` reaches over the blocks and `to` over their values.
-    unsafe {
-        for b in 0..blocks {
-            let (from, to) = (from.add(b * width * kind.bytes()), to.add(b * width * BLOCK));
-            let codes = from.add(kind.head() * width);
-            for v in 0..V::TILE_VECTORS {
-                let col = v * V::LANES;
-                let scale = V::load_half(from.cast::<u16>().add(col));
-                let lowest = match kind {
-                    BlockKind::Q8_0 => {
-                        for j in 0..BLOCK {
-                            let code = V::load_signed_bytes(codes.add(j * width + col).cast());
-                            code.mul(scale).store(to.add(j * width + col));
-                        }
-                        continue;
-                    }
-                    BlockKind::Q4_0 => scale.mul(V::splat(-8.0)),
-                    BlockKind::Q4_1 => V::load_half(from.cast::<u16>().add(width + col)),
-                };
-                for j in 0..BLOCK / 2 {
-                    let (low, high) = V::load_nibbles(codes.add(j * width + col));
-                    low.fma(scale, lowest).store(to.add(j * width + col));
-                    let high_at = (j + BLOCK / 2) * width + col;
-                    high.fma(scale, lowest).store(to.add(high_at));
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::gemm::{Epilogue, Lhs, Rhs, matmul};
+    use crate::simd::Isa;
     use proptest::prelude::*;
 
     fn values(n: usize, seed: u32) -> Vec<f32> {
@@ -296,19 +182,27 @@ mod tests {
             m in 1..20_usize, n in 1..150_usize, blocks in 1..12_usize, seed: u32, kind in 0..3_usize
         ) {
             let (kind, k) = (KINDS[kind], blocks * BLOCK);
-            let x = values(m * k, seed);
+            // With the largest whole number in a block, whole numbers are what they are rounded to.
+            let mut whole = values(m * k, seed ^ 2).iter().map(|x| (x * 3e4).round()).collect::<Vec<_>>();
+            whole.iter_mut().step_by(BLOCK).for_each(|x| *x = -32_639.0);
             let bytes = quantise(kind, &values(n * k, seed ^ 1));
             let weight = Blocks::new(kind, n, k, &bytes).expect("as long as its values");
             let full = weight.values();
             for &isa in Isa::available() {
                 let packed = PackedBlocks::for_isa(isa, weight);
-                let mut got = vec![f32::NAN; m * n];
-                let blocks = Rhs::Blocks(&packed);
-                matmul((m, n, k), Lhs::rows(&x, k), blocks, &mut got, n, Epilogue::default());
-                for (i, got) in got.iter().enumerate() {
-                    let (x, w) = (&x[i / n * k..][..k], &full[i % n * k..][..k]);
-                    let want: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
-                    prop_assert!((f64::from(*got) - want).abs() < 2e-5, "{isa:?} {kind:?} {i}: {got} {want}");
+                // A value below 1 is rounded by less than 1.6e-5; six deviations of their sum.
+                let rounded = 3e-5 * (k as f64).sqrt();
+                for (x, most) in [(values(m * k, seed), rounded), (whole.clone(), 0.0)] {
+                    let mut got = vec![f32::NAN; m * n];
+                    let blocks = Rhs::Blocks(&packed);
+                    matmul((m, n, k), Lhs::rows(&x, k), blocks, &mut got, n, Epilogue::default());
+                    for (i, got) in got.iter().enumerate() {
+                        let (x, w) = (&x[i / n * k..][..k], &full[i % n * k..][..k]);
+                        let terms = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                        let (want, size) = (terms.clone().sum::<f64>(), terms.map(f64::abs).sum::<f64>());
+                        let off = (f64::from(*got) - want).abs() - 1e-6 * size;
+                        prop_assert!(off <= most, "{isa:?} {kind:?} {i}: {got} {want}");
+                    }
                 }
             }
         }
@@ -318,18 +212,58 @@ mod tests {
     fn a_row_does_not_depend_on_the_others() {
         let (n, k) = (130, 640);
         let x = values(500 * k, 3);
-        let bytes = quantise(BlockKind::Q4_0, &values(n * k, 4));
-        let packed = PackedBlocks::new(Blocks::new(BlockKind::Q4_0, n, k, &bytes).expect("fits"));
-        let product = |rows: &[f32]| {
-            let m = rows.len() / k;
-            let mut out = vec![0.0; m * n];
-            let rhs = Rhs::Blocks(&packed);
-            matmul((m, n, k), Lhs::rows(rows, k), rhs, &mut out, n, Epilogue::default());
-            out
-        };
-        let all = product(&x);
-        for row in [0, 5, 499] {
-            assert_eq!(product(&x[row * k..][..k]), all[row * n..][..n]);
+        for kind in KINDS {
+            let bytes = quantise(kind, &values(n * k, 4));
+            let blocks = Blocks::new(kind, n, k, &bytes).expect("fits");
+            for &isa in Isa::available() {
+                let packed = PackedBlocks::for_isa(isa, blocks);
+                let product = |rows: &[f32]| {
+                    let m = rows.len() / k;
+                    let mut out = vec![0.0; m * n];
+                    let rhs = Rhs::Blocks(&packed);
+                    let epilogue = Epilogue::default();
+                    matmul((m, n, k), Lhs::rows(rows, k), rhs, &mut out, n, epilogue);
+                    out
+                };
+                let all = product(&x);
+                for (row, count) in [(0, 1), (5, 1), (499, 1), (3, 2), (7, 6), (100, 33)] {
+                    let (from, some) = (row * n, product(&x[row * k..][..count * k]));
+                    assert_eq!(some, all[from..][..count * n], "{isa:?} {kind:?} {row}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn outliers_and_what_is_not_finite_stay_in_their_block() {
+        let (n, k) = (40, 96);
+        let mut x = values(8 * k, 5);
+        x[3] = 1e6;
+        let bytes = quantise(BlockKind::Q8_0, &values(n * k, 6));
+        let blocks = Blocks::new(BlockKind::Q8_0, n, k, &bytes).expect("fits");
+        let full = blocks.values();
+        for &isa in Isa::available() {
+            let packed = PackedBlocks::for_isa(isa, blocks);
+            let product = |x: &[f32]| {
+                let mut out = vec![0.0; 8 * n];
+                let (lhs, rhs) = (Lhs::rows(x, k), Rhs::Blocks(&packed));
+                matmul((8, n, k), lhs, rhs, &mut out, n, Epilogue::default());
+                out
+            };
+            for (got, w) in product(&x).iter().zip(full.chunks_exact(k)) {
+                let want: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                assert!((f64::from(*got) - want).abs() < 1e6 * 32.0 / 65_000.0, "{got} {want}");
+            }
+            for (value, least) in [(f32::NAN, 0), (f32::INFINITY, 0), (1e-38, 8 * n)] {
+                let (mut x, plain) = (x.clone(), product(&x));
+                x[2 * k + 40] = value;
+                x[2 * k + 64..3 * k].fill(0.0);
+                let got = product(&x);
+                let spoilt = got[2 * n..3 * n].iter().filter(|x| !x.is_finite()).count();
+                assert_eq!(spoilt, if least == 0 { n } else { 0 }, "{isa:?} {value}");
+                assert_eq!(got[..2 * n], plain[..2 * n]);
+                assert_eq!(got[3 * n..], plain[3 * n..]);
+            }
         }
     }
 

@@ -19,6 +19,7 @@ unsafe fn first(n: usize) -> __m256i {
 // SAFETY of the blocks below: the contract of `Vector`.
 impl Vector for Avx2 {
     const ISA: Isa = Isa::Avx2;
+    type Int = __m256i;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 6;
     const TILE_VECTORS: usize = 2;
@@ -49,17 +50,37 @@ impl Vector for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn load_signed_bytes(p: *const i8) -> Self {
-        Self(unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) })
+    unsafe fn int(x: i32) -> __m256i {
+        unsafe { _mm256_set1_epi32(x) }
     }
     #[inline(always)]
-    unsafe fn load_nibbles(p: *const u8) -> (Self, Self) {
+    unsafe fn load_int(p: *const u8) -> __m256i {
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn nibbles(x: __m256i) -> (__m256i, __m256i) {
         unsafe {
-            let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
-            let low = _mm256_and_si256(bytes, _mm256_set1_epi32(15));
-            let high = _mm256_srli_epi32::<4>(bytes);
-            (Self(_mm256_cvtepi32_ps(low)), Self(_mm256_cvtepi32_ps(high)))
+            let lower = _mm256_set1_epi8(15);
+            (_mm256_and_si256(x, lower), _mm256_and_si256(_mm256_srli_epi32::<4>(x), lower))
         }
+    }
+    #[inline(always)]
+    unsafe fn flip_signs(x: __m256i) -> __m256i {
+        unsafe { _mm256_xor_si256(x, _mm256_set1_epi8(-128)) }
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // The instruction for bytes saturates; even and odd bytes as 16 bits do not.
+        unsafe {
+            let even = _mm256_and_si256(a, _mm256_set1_epi16(255));
+            let even = _mm256_madd_epi16(even, _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)));
+            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+            _mm256_add_epi32(_mm256_add_epi32(sums, even), odd)
+        }
+    }
+    #[inline(always)]
+    unsafe fn join(high: __m256i, low: __m256i) -> Self {
+        unsafe { Self(_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32::<8>(high), low))) }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {

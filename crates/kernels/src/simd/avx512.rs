@@ -17,6 +17,7 @@ fn first(n: usize) -> __mmask16 {
 // SAFETY of the blocks below: the contract of `Vector`.
 impl Vector for Avx512 {
     const ISA: Isa = Isa::Avx512;
+    type Int = __m512i;
     const LANES: usize = 16;
     const TILE_ROWS: usize = 6;
     const TILE_VECTORS: usize = 4;
@@ -38,17 +39,32 @@ impl Vector for Avx512 {
         Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) })
     }
     #[inline(always)]
-    unsafe fn load_signed_bytes(p: *const i8) -> Self {
-        Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) })
+    unsafe fn int(x: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(x) }
     }
     #[inline(always)]
-    unsafe fn load_nibbles(p: *const u8) -> (Self, Self) {
+    unsafe fn load_int(p: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn nibbles(x: __m512i) -> (__m512i, __m512i) {
         unsafe {
-            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
-            let low = _mm512_and_si512(bytes, _mm512_set1_epi32(15));
-            let high = _mm512_srli_epi32::<4>(bytes);
-            (Self(_mm512_cvtepi32_ps(low)), Self(_mm512_cvtepi32_ps(high)))
+            let lower = _mm512_set1_epi8(15);
+            (_mm512_and_si512(x, lower), _mm512_and_si512(_mm512_srli_epi32::<4>(x), lower))
         }
+    }
+    #[inline(always)]
+    unsafe fn flip_signs(x: __m512i) -> __m512i {
+        unsafe { _mm512_xor_si512(x, _mm512_set1_epi8(-128)) }
+    }
+    /// Needs AVX-512 VNNI as well: the product of blocks asks for it.
+    #[inline(always)]
+    unsafe fn dot(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(sums, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn join(high: __m512i, low: __m512i) -> Self {
+        unsafe { Self(_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(high), low))) }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {

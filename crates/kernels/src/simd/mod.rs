@@ -29,6 +29,8 @@ use std::sync::OnceLock;
 pub trait Vector: Copy {
     /// The instruction set.
     const ISA: Isa;
+    /// As many whole numbers of 32 bits, or four bytes each.
+    type Int: Copy;
     /// Values in a vector.
     const LANES: usize;
     /// Rows of a matrix-product tile.
@@ -44,10 +46,18 @@ pub trait Vector: Copy {
     unsafe fn load_first(p: *const f32, n: usize) -> Self;
     /// `LANES` f16 from `p`, which are finite.
     unsafe fn load_half(p: *const u16) -> Self;
-    /// `LANES` signed bytes from `p`.
-    unsafe fn load_signed_bytes(p: *const i8) -> Self;
-    /// The lower and the upper halves of `LANES` bytes from `p`.
-    unsafe fn load_nibbles(p: *const u8) -> (Self, Self);
+    /// `x` in every lane.
+    unsafe fn int(x: i32) -> Self::Int;
+    /// `LANES` whole numbers from `p`.
+    unsafe fn load_int(p: *const u8) -> Self::Int;
+    /// The lower and the upper halves of all bytes.
+    unsafe fn nibbles(x: Self::Int) -> (Self::Int, Self::Int);
+    /// Signed bytes with 128 added, which are unsigned then.
+    unsafe fn flip_signs(x: Self::Int) -> Self::Int;
+    /// Adds the products of the four unsigned bytes of `a` with the signed ones of `b` to each lane.
+    unsafe fn dot(sums: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
+    /// `256 * high + low`.
+    unsafe fn join(high: Self::Int, low: Self::Int) -> Self;
     /// All lanes to `p`.
     unsafe fn store(self, p: *mut f32);
     /// The first `n < LANES` lanes to `p`.

@@ -17,6 +17,7 @@ impl Portable {
 // SAFETY of the blocks below: the contract of `Vector` makes the pointers valid.
 impl Vector for Portable {
     const ISA: Isa = Isa::Portable;
+    type Int = [i32; 8];
     const LANES: usize = 8;
     const TILE_ROWS: usize = 4;
     const TILE_VECTORS: usize = 2;
@@ -39,13 +40,32 @@ impl Vector for Portable {
         Self(bits.map(crate::quant::from_half))
     }
     #[inline(always)]
-    unsafe fn load_signed_bytes(p: *const i8) -> Self {
-        Self(unsafe { p.cast::<[i8; 8]>().read_unaligned() }.map(f32::from))
+    unsafe fn int(x: i32) -> [i32; 8] {
+        [x; 8]
     }
     #[inline(always)]
-    unsafe fn load_nibbles(p: *const u8) -> (Self, Self) {
-        let bytes = unsafe { p.cast::<[u8; 8]>().read_unaligned() };
-        (Self(bytes.map(|b| f32::from(b & 15))), Self(bytes.map(|b| f32::from(b >> 4))))
+    unsafe fn load_int(p: *const u8) -> [i32; 8] {
+        unsafe { p.cast::<[i32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn nibbles(x: [i32; 8]) -> ([i32; 8], [i32; 8]) {
+        (x.map(|x| x & 0x0f0f_0f0f), x.map(|x| (x >> 4) & 0x0f0f_0f0f))
+    }
+    #[inline(always)]
+    unsafe fn flip_signs(x: [i32; 8]) -> [i32; 8] {
+        x.map(|x| x ^ 0x8080_8080_u32.cast_signed())
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: [i32; 8], a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        std::array::from_fn(|i| {
+            let (a, b) = (a[i].to_le_bytes(), b[i].to_le_bytes());
+            let products = a.iter().zip(b).map(|(a, b)| i32::from(*a) * i32::from(b.cast_signed()));
+            sums[i] + products.sum::<i32>()
+        })
+    }
+    #[inline(always)]
+    unsafe fn join(high: [i32; 8], low: [i32; 8]) -> Self {
+        Self(std::array::from_fn(|i| (256 * high[i] + low[i]) as f32))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
