@@ -2,7 +2,9 @@
 """Measure prefill and decode of a GGUF file, tokens per second, in turns with llama.cpp.
 
 Usage: gguf_speed.py OCELLI MODEL.gguf [--prompt 256] [--new 64] [--rounds 5] [--threads 2] [--quant TYPE]
-Needs xllamacpp (or prints our figures alone without it) and nothing else. Medians over rounds.
+Without llama-cpp-python it prints our figures alone. Build that package for the machine, or it has no
+instructions beyond AVX2: CMAKE_ARGS=-DGGML_NATIVE=ON pip install --no-binary llama-cpp-python llama-cpp-python
+Medians over rounds.
 """
 
 import argparse
@@ -10,6 +12,7 @@ import json
 import os
 import statistics
 import subprocess
+import time
 
 WORDS = "the quick brown fox jumps over a lazy dog while seven old men count their boats by the sea and sing"
 
@@ -41,29 +44,27 @@ def main():
     words = WORDS.split()
     prompt = " ".join(words[i % len(words)] for i in range(args.prompt))
     try:
-        import xllamacpp
+        import llama_cpp
     except ImportError:
-        xllamacpp = None
-    server = None
-    if xllamacpp:
-        params = xllamacpp.CommonParams()
-        params.model.path = args.model
-        params.n_ctx, params.n_batch, params.n_ubatch = 2048, 2048, 512
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = args.threads
-        server = xllamacpp.Server(params)
+        llama_cpp = None
+    if llama_cpp:
+        theirs = llama_cpp.Llama(args.model, n_ctx=2048, n_batch=2048, n_ubatch=512, n_threads=args.threads,
+                                 n_threads_batch=args.threads, verbose=False)
+        ids = theirs.tokenize(prompt.encode(), add_bos=False)
     figures = {"ocelli": [], "llama.cpp": []}
-    for turn in range(args.rounds):
+    for _ in range(args.rounds):
         tokens, prefill, decode = ours(args, prompt)
         figures["ocelli"].append((prefill, decode))
-        if server:
-            answer = server.handle_completions({
-                "prompt": prompt, "n_predict": args.new, "temperature": 0.0, "cache_prompt": False,
-                "ignore_eos": True,
-            })
-            answer = json.loads(answer) if isinstance(answer, (str, bytes)) else answer
-            times = answer["timings"]
-            assert times["prompt_n"] in (tokens, tokens + 1), (times, tokens)
-            figures["llama.cpp"].append((times["prompt_per_second"], times["predicted_per_second"]))
+        if llama_cpp:
+            assert len(ids) in (tokens, tokens + 1), (len(ids), tokens)
+            theirs.reset()
+            start = time.perf_counter()
+            theirs.eval(ids)
+            read = time.perf_counter()
+            for i in range(args.new):
+                theirs.eval([ids[i % len(ids)]])
+            done = time.perf_counter()
+            figures["llama.cpp"].append((len(ids) / (read - start), args.new / (done - read)))
     medians = {}
     for name, rows in figures.items():
         if rows:

@@ -2,12 +2,13 @@
 
 use crate::failure::Failure;
 use ocelli_models::Model;
+use ocelli_models::language::llama::{Llama, LlamaConfig};
 use ocelli_models::systems::clip::{Clip, ClipConfig};
 use ocelli_models::vision::vit::{Vit, VitConfig};
 use ocelli_nn::Builder;
 
 /// All of them, as the papers and OpenAI's code spell them.
-pub(crate) const NAMES: [&str; 17] = [
+pub(crate) const NAMES: [&str; 20] = [
     "vit-ti16",
     "vit-s32",
     "vit-s16",
@@ -25,6 +26,9 @@ pub(crate) const NAMES: [&str; 17] = [
     "ViT-B/16",
     "ViT-L/14",
     "ViT-L/14@336",
+    "llama-1.1b",
+    "llama-7b",
+    "llama-13b",
 ];
 
 /// A model of a published size with parameters of `b`, whatever the case of the letters.
@@ -40,6 +44,9 @@ pub(crate) fn build(shape: &str, b: &Builder) -> Result<Model, Failure> {
     };
     if let Some(config) = ClipConfig::variant(name) {
         return Ok(Model::Clip(Box::new(Clip::new(&config, b))));
+    }
+    if let Some(config) = name.strip_prefix("llama-").and_then(LlamaConfig::variant) {
+        return Ok(Model::Llama(Box::new(Llama::new(&config, b))));
     }
     let size = name.trim_start_matches("vit-");
     let (size, patch) = size.split_at(size.find(|c: char| c.is_ascii_digit()).unwrap_or(0));

@@ -401,6 +401,30 @@ fn what_does_not_fit_into_memory_is_refused_with_code_5() {
 }
 
 #[test]
+fn texts_are_timed_with_weights_in_blocks() {
+    let folder = "testdata/golden/backbones/llama_gqa";
+    for (task, tokens) in [("prefill", 12), ("decode", 1)] {
+        let bench = ["bench", "-m", folder, "--task", task, "--tokens", "12", "--json"];
+        for dtype in ["f32", "q8_0"] {
+            let (code, out, err) = run(&[&bench[..], &["--dtype", dtype]].concat());
+            assert_eq!(code, 0, "{err}");
+            let line: Value = serde_json::from_str(&out).unwrap();
+            let [median, rate] = ["median_ms", "tokens_per_s"].map(|k| line[k].as_f64().unwrap());
+            assert!((rate * median / 1e3 / f64::from(tokens) - 1.0).abs() < 1e-6, "{out}");
+        }
+    }
+    let (code, _, err) = run(&["bench", "-m", folder, "--task", "decode", "--tokens", "100000"]);
+    assert!(
+        code == 2 && err.contains("the context has") && err.contains("lower --tokens"),
+        "{err}"
+    );
+    let (code, _, err) = run(&["bench", "--shape", "vit-s16", "--dtype", "q4_0"]);
+    assert!(code == 2 && err.contains("--task prefill or decode"), "{err}");
+    let (code, _, err) = run(&["bench", "--shape", "RN50", "--task", "decode"]);
+    assert!(code != 0 && err.contains("a language model without an encoder"), "{err}");
+}
+
+#[test]
 fn variables_that_are_set_wrongly_are_errors() {
     let output = ocelli(&["doctor"]).env("OCELLI_THREADS", "abc").output().unwrap();
     let (code, out, err) = told(&output);

@@ -30,7 +30,7 @@ struct Shared {
 #[derive(Debug)]
 enum Source {
     Zeros,
-    Random(u64),
+    Random(u64, Option<BlockKind>),
     Checkpoint(Arc<Checkpoint>, Vec<Names>, Vec<Axis>),
 }
 
@@ -256,7 +256,12 @@ impl Builder {
 
     /// New parameters; the same seed gives the same values.
     pub fn random(seed: u64) -> Self {
-        Self::new(Source::Random(seed))
+        Self::new(Source::Random(seed, None))
+    }
+
+    /// The same with the weights of linear layers in blocks, for timing.
+    pub fn random_in_blocks(seed: u64, kind: BlockKind) -> Self {
+        Self::new(Source::Random(seed, Some(kind)))
     }
 
     /// Parameters of a checkpoint, through the name maps of its family; the first map that knows a
@@ -308,8 +313,12 @@ impl Builder {
     /// [`Checkpoint::quantised`] and a row has whole ones.
     pub fn weight(&self, name: &str, shape: &[usize], init: Init) -> Parameter {
         let parameter = self.make(name, shape, init, Kind::Weight);
-        if let Source::Checkpoint(file, ..) = &self.shared.source
-            && let Some(kind) = file.quantised_to().filter(|_| file.has_values())
+        let kind = match &self.shared.source {
+            Source::Checkpoint(file, ..) => file.quantised_to().filter(|_| file.has_values()),
+            Source::Random(_, kind) => *kind,
+            Source::Zeros => None,
+        };
+        if let Some(kind) = kind
             && shape.last().is_some_and(|cols| cols.is_multiple_of(BLOCK))
         {
             let value = parameter.tensor();
@@ -332,7 +341,9 @@ impl Builder {
         let name = format!("{}{name}", self.path);
         let value = match &self.shared.source {
             Source::Zeros => Zeros::tensor(shape),
-            Source::Random(seed) => Tensor::from_slice(&init.draw(*seed, &name, shape), shape).ok(),
+            Source::Random(seed, _) => {
+                Tensor::from_slice(&init.draw(*seed, &name, shape), shape).ok()
+            }
             Source::Checkpoint(checkpoint, names, axes) => {
                 self.find(checkpoint, names, axes, &name, shape, kind)
             }
@@ -472,7 +483,7 @@ impl Builder {
     /// Whether the checkpoint holds the parameter `name` of this part; true for new models.
     pub fn has(&self, name: &str) -> bool {
         match &self.shared.source {
-            Source::Zeros | Source::Random(_) => true,
+            Source::Zeros | Source::Random(..) => true,
             Source::Checkpoint(file, names, _) => {
                 let name = format!("{}{name}", self.path);
                 names

@@ -118,13 +118,13 @@ pub(crate) fn panel_fn(isa: Isa) -> unsafe fn(&Panel) {
 }
 
 /// Rows of the tiles that `rows` rows are dealt over: the first `more` tiles have one row more.
-pub(super) struct Dealing {
-    pub(super) tiles: usize,
-    pub(super) base: usize,
-    pub(super) more: usize,
+pub(crate) struct Dealing {
+    pub(crate) tiles: usize,
+    pub(crate) base: usize,
+    pub(crate) more: usize,
 }
 
-pub(super) fn deal(rows: usize, most: usize) -> Dealing {
+pub(crate) fn deal(rows: usize, most: usize) -> Dealing {
     let tiles = rows.div_ceil(most);
     Dealing { tiles, base: rows / tiles, more: rows % tiles }
 }

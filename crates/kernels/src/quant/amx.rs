@@ -9,20 +9,19 @@ use super::packed::PackedBlocks;
 use super::rows::{LINE, Place, Rows, TILE};
 use super::{BLOCK, BlockKind};
 use crate::buffer::Buffer;
-use crate::gemm::{Panel, finish_rows, panel_width};
-use crate::simd::Isa;
+use crate::gemm::{Panel, finish_rows};
 use std::arch::asm;
 #[allow(clippy::wildcard_imports)] // Intrinsics carry their module in their names.
 use std::arch::x86_64::*;
 
-/// Columns of a panel.
-const WIDTH: usize = panel_width(Isa::Amx);
-/// Columns of a tile.
+/// Columns of a row of sums.
+const WIDTH: usize = 64;
+/// Columns of a panel, and of a tile.
 const SIDE: usize = 16;
 /// Bytes of the codes of a block of a panel, a byte each.
-const CODES: usize = WIDTH * BLOCK;
-/// Bytes between rows of a right tile: those of four codes of every column.
-const ROW: usize = 4 * WIDTH;
+const CODES: usize = SIDE * BLOCK;
+/// Bytes between rows of a tile: those of four codes of every column, or of a row's block.
+const ROW: usize = 64;
 /// Blocks whose left tiles stay in the first-level cache while all columns of a panel meet them.
 const STRETCH: usize = 16;
 /// Bytes of a tile of sums.
@@ -58,50 +57,64 @@ impl Config {
 struct Sums([u8; 4 * SUMS]);
 
 /// A panel of the right operand with a byte for each code.
+#[derive(Clone, Copy)]
 struct Right {
     heads: *const u8,
+    heads_apart: usize,
     codes: *const u8,
     codes_apart: usize,
-    heads_apart: usize,
-    lowest: bool,
+    has_lowest: bool,
 }
 
-/// The rows of `panel`, which begin with row `first`, a multiple of 16, times panel `p`.
+/// The rows of `panel`, which begin with row `first`, a multiple of 16, times the panels from `p`
+/// on, as many as `panel` has columns for.
 ///
 /// # Safety
 /// The unit is there; rows and panels exist, and the output reaches over them.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub(super) unsafe fn panel(rows: &Rows, first: usize, rhs: &PackedBlocks, p: usize, panel: &Panel) {
+pub(super) unsafe fn panels(
+    rows: &Rows,
+    first: usize,
+    rhs: &PackedBlocks,
+    p: usize,
+    panel: &Panel,
+) {
     let (kind, blocks) = (rhs.kind(), rhs.k() / BLOCK);
-    let heads = rhs.panel(p);
-    let apart = WIDTH * kind.bytes();
-    let mut right = Right {
-        heads,
-        codes: heads.wrapping_add(WIDTH * kind.head()),
-        codes_apart: apart,
-        heads_apart: apart,
-        lowest: kind == BlockKind::Q4_1,
-    };
+    let apart = SIDE * kind.bytes();
+    let count = panel.cols.div_ceil(SIDE);
     let mut sums = Buffer::<f32>::uninit(panel.rows.next_multiple_of(TILE) * WIDTH);
     let mut spread = None;
     // SAFETY: by the caller.
     unsafe {
-        if kind != BlockKind::Q8_0 {
-            let spread = spread.insert(Buffer::<u8>::uninit(blocks * CODES));
-            let least = if kind == BlockKind::Q4_0 { 8 } else { 0 };
-            for b in 0..blocks {
-                let to = spread.as_mut_ptr().add(b * CODES);
-                spread_codes(right.codes.add(b * apart), least, to);
+        let mut right = [None; WIDTH / SIDE];
+        for (c, right) in right[..count].iter_mut().enumerate() {
+            let heads = rhs.panel(p + c);
+            let codes = heads.add(SIDE * kind.head());
+            let right = right.insert(Right {
+                heads,
+                heads_apart: apart,
+                codes,
+                codes_apart: apart,
+                has_lowest: kind == BlockKind::Q4_1,
+            });
+            if kind != BlockKind::Q8_0 {
+                let spread =
+                    spread.get_or_insert_with(|| Buffer::<u8>::uninit(count * blocks * CODES));
+                let to = spread.as_mut_ptr().add(c * blocks * CODES);
+                let least = if kind == BlockKind::Q4_0 { 8 } else { 0 };
+                for b in 0..blocks {
+                    spread_codes(codes.add(b * apart), least, to.add(b * CODES));
+                }
+                (right.codes, right.codes_apart) = (to, CODES);
             }
-            (right.codes, right.codes_apart) = (spread.as_ptr(), CODES);
         }
         for row in (0..panel.rows).step_by(TILE) {
             set_up(TILE.min(panel.rows - row));
             let sums = sums.as_mut_ptr().add(row * WIDTH);
             for from in (0..blocks).step_by(STRETCH) {
                 let depth = STRETCH.min(blocks - from);
-                for col in (0..panel.cols).step_by(SIDE) {
-                    tile(rows.place(first + row), &right, (from, depth), col, sums.add(col));
+                for (c, right) in right.iter().flatten().enumerate() {
+                    tile(rows.place(first + row), right, (from, depth), sums.add(c * SIDE));
                 }
             }
         }
@@ -129,13 +142,7 @@ unsafe fn spread_codes(from: *const u8, least: i8, to: *mut u8) {
 /// The sums of 16 rows and 16 columns over the blocks `from..from + depth`, added to what is at
 /// `sums`, or written there if these are the first blocks.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-unsafe fn tile(
-    left: Place,
-    right: &Right,
-    (from, depth): (usize, usize),
-    col: usize,
-    sums: *mut f32,
-) {
+unsafe fn tile(left: Place, right: &Right, (from, depth): (usize, usize), sums: *mut f32) {
     let mut scratch = Sums([0; 4 * SUMS]);
     let scratch = scratch.0.as_mut_ptr();
     // SAFETY: by the caller; sums have 16 rows, whichever of them there are in the end.
@@ -146,14 +153,14 @@ unsafe fn tile(
                 *all = _mm512_loadu_ps(sums.add(r * WIDTH));
             }
         }
-        multiply(left, right, from, col, scratch);
+        multiply(left, right, from, scratch);
         for b in from + 1..=from + depth {
             let done = scratch.add((b - 1 - from) % 2 * 2 * SUMS);
             if b < from + depth {
-                multiply(left, right, b, col, scratch.add((b - from) % 2 * 2 * SUMS));
+                multiply(left, right, b, scratch.add((b - from) % 2 * 2 * SUMS));
             }
             let b = b - 1;
-            let heads = right.heads.add(b * right.heads_apart + 2 * col);
+            let heads = right.heads.add(b * right.heads_apart);
             let scale = _mm512_cvtph_ps(_mm256_loadu_si256(heads.cast()));
             let own = left.scales.add(b * left.apart);
             for (r, all) in all.iter_mut().enumerate() {
@@ -164,8 +171,8 @@ unsafe fn tile(
                 let own = _mm512_set1_ps(*own.add(r.min(left.apart - 1)));
                 *all = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), own), scale, *all);
             }
-            if right.lowest {
-                let lowest = heads.add(2 * WIDTH);
+            if right.has_lowest {
+                let lowest = heads.add(2 * SIDE);
                 let lowest = _mm512_cvtph_ps(_mm256_loadu_si256(lowest.cast()));
                 let begins = left.begins.add(b * left.apart);
                 for (r, all) in all.iter_mut().enumerate() {
@@ -204,27 +211,26 @@ unsafe fn release() {
 
 /// The products of block `b`: upper halves first, then lower ones.
 #[inline(always)]
-unsafe fn multiply(left: Place, right: &Right, b: usize, col: usize, sums: *mut u8) {
+unsafe fn multiply(left: Place, right: &Right, b: usize, sums: *mut u8) {
     // SAFETY: by the caller; the tiles are set up.
     unsafe {
         #[cfg(test)]
         if tests::is_emulated() {
-            return tests::multiply(left, right, b, col, sums);
+            return tests::multiply(left, right, b, sums);
         }
         asm!(
             "tilezero tmm0",
             "tilezero tmm1",
             "tileloadd tmm4, [{right} + {row}]",
-            "tileloadd tmm2, [{left} + {line}]",
+            "tileloadd tmm2, [{left} + {row}]",
             "tdpbssd tmm0, tmm2, tmm4",
-            "tileloadd tmm3, [{left} + {line} + 32]",
+            "tileloadd tmm3, [{left} + {row} + 32]",
             "tdpbssd tmm1, tmm3, tmm4",
-            "tilestored [{sums} + {line}], tmm0",
-            "tilestored [{sums} + {line} + 1024], tmm1",
+            "tilestored [{sums} + {row}], tmm0",
+            "tilestored [{sums} + {row} + 1024], tmm1",
             left = in(reg) left.bytes.add(b * left.apart * LINE),
-            right = in(reg) right.codes.add(b * right.codes_apart + 4 * col),
+            right = in(reg) right.codes.add(b * right.codes_apart),
             sums = in(reg) sums,
-            line = in(reg) LINE,
             row = in(reg) ROW,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _,
             options(nostack),
@@ -250,10 +256,10 @@ mod tests {
         ROWS.set(rows);
     }
 
-    pub(super) unsafe fn multiply(left: Place, right: &Right, b: usize, col: usize, to: *mut u8) {
+    pub(super) unsafe fn multiply(left: Place, right: &Right, b: usize, to: *mut u8) {
         // SAFETY: by the caller.
         unsafe {
-            let codes = right.codes.add(b * right.codes_apart + 4 * col).cast::<i8>();
+            let codes = right.codes.add(b * right.codes_apart).cast::<i8>();
             let line = left.bytes.add(b * left.apart * LINE).cast::<i8>();
             for half in 0..2 {
                 for row in 0..ROWS.get() {
@@ -273,6 +279,7 @@ mod tests {
 
     #[test]
     fn equals_the_products_of_bytes() {
+        use crate::simd::Isa;
         if !Isa::available().contains(&Isa::Avx512) {
             return;
         }

@@ -13,6 +13,7 @@ mod encode;
 mod packed;
 mod product;
 mod rows;
+mod words;
 
 pub use encode::quantise;
 pub use packed::PackedBlocks;

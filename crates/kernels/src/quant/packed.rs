@@ -2,16 +2,23 @@
 
 use super::{BLOCK, BlockKind, Blocks};
 use crate::buffer::Buffer;
-use crate::gemm::panel_width;
 use crate::pool::{Shared, parallel_for};
 use crate::simd::Isa;
 
 /// Bytes of neighbouring codes of a column that lie together.
 pub(super) const WORD: usize = 4;
 
-/// A right operand in blocks, ordered for the kernels: panel by panel as in [`crate::gemm`], a panel
-/// block by block along the inner dimension. A block of a panel is its scales, its lowest values if
-/// it has any, and then its codes: four bytes of each column, the next four bytes of each, and so on.
+/// Columns of a panel: those of a vector, so that a panel is read from end to end.
+pub(super) const fn panel_width(isa: Isa) -> usize {
+    match isa {
+        Isa::Amx | Isa::Avx512 => 16,
+        Isa::Avx2 | Isa::Portable => 8,
+    }
+}
+
+/// A right operand in blocks, ordered for the kernels: panel by panel, a panel block by block along
+/// the inner dimension. A block of a panel is its scales, its lowest values if it has any, and then
+/// its codes: four bytes of each column, the next four bytes of each, and so on.
 #[derive(Debug)]
 pub struct PackedBlocks {
     data: Buffer<u8>,

@@ -6,17 +6,23 @@
 //! there are: a token alone is what it is in the middle of a prompt.
 
 use super::packed::{PackedBlocks, WORD};
-use super::rows::{Place, Rows};
+use super::rows::{Form, Place, Rows};
+use super::words::panels;
 use super::{BLOCK, BlockKind};
 use crate::gemm::{Epilogue, Lhs, Panel, Tail, finish};
 use crate::pool::{Shared, parallel_for, threads};
-use crate::simd::{Isa, Vector};
-
-/// The fewest rows that the matrix unit is worth its set-up for.
 #[cfg(target_arch = "x86_64")]
-const ROWS_FOR_UNIT: usize = 6;
-/// Rows that the columns of a panel are read for at once.
+use crate::simd::{Avx2, Avx512};
+use crate::simd::{Isa, Portable, Vector};
+
+/// The fewest rows that codes are spread out for.
+const MANY: usize = 6;
+/// Rows that panels are read for at once.
 const PASS: usize = 2;
+/// Panels that are read at once.
+const PANELS: usize = 2;
+/// Bytes that memory is asked for ahead of where a panel is read.
+const AHEAD: usize = 4608;
 /// Rows of a task of many rows.
 const CHUNK: usize = 128;
 
@@ -34,6 +40,14 @@ fn usable(isa: Isa) -> Isa {
     isa
 }
 
+/// Panels of a tile of many rows, and the most of a task.
+const fn tile_panels(isa: Isa) -> usize {
+    match isa {
+        Isa::Amx | Isa::Avx512 => 4,
+        Isa::Avx2 | Isa::Portable => 2,
+    }
+}
+
 /// The product of [`crate::gemm::matmul`], whose checks have passed.
 pub(crate) fn matmul(
     (m, n, k): (usize, usize, usize),
@@ -44,7 +58,8 @@ pub(crate) fn matmul(
     epilogue: Epilogue,
 ) {
     let (isa, width) = (rhs.isa(), rhs.width());
-    let rows = Rows::new(isa, rhs.kind(), (m, k), lhs);
+    let form = if m < MANY || isa == Isa::Amx { Form::Halves } else { Form::Pairs };
+    let rows = Rows::new(isa, rhs.kind(), form, (m, k), lhs);
     let panels = n.div_ceil(width);
     let out = Shared::new(out);
     let pre = epilogue.pre_activation.map(Shared::new);
@@ -71,96 +86,84 @@ pub(crate) fn matmul(
     };
     let chunk = m.div_ceil(m.div_ceil(CHUNK)).next_multiple_of(16).min(m);
     let chunks = m.div_ceil(chunk);
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Amx && m >= ROWS_FOR_UNIT {
-        return parallel_for(chunks * panels, |task| {
-            let (row, p) = (task % chunks * chunk, task / chunks);
-            let (col, count) = (p * width, chunk.min(m - row));
-            let panel = corner(row, count, col, width.min(n - col));
-            // SAFETY: tasks write disjoint parts of the output; the unit is there.
-            unsafe { super::amx::panel(&rows, row, rhs, p, &panel) };
-        });
-    }
-    // Panels are split where there are too few of them to keep the threads evenly busy.
-    let parts = if panels * chunks < 8 * threads() { width / 32 } else { 1 }.max(1);
-    parallel_for(chunks * panels * parts, |task| {
-        let (row, part) = (task % chunks * chunk, task / chunks);
-        let (p, first) = (part / parts, part % parts * (width / parts));
-        let col = p * width + first;
-        if col < n {
-            let panel = corner(row, chunk.min(m - row), col, (width / parts).min(n - col));
-            // SAFETY: as above; the instruction set is there.
-            unsafe { run(isa, &rows, row, rhs, (p, first), &panel) };
+    // A thread walks over neighbouring panels.
+    let together = if panels < 16 * threads() { PANELS } else { tile_panels(isa) };
+    let groups = panels.div_ceil(together);
+    parallel_for(chunks * groups, |task| {
+        let (row, p) = (task % chunks * chunk, task / chunks * together);
+        let (col, count) = (p * width, chunk.min(m - row));
+        let panel = corner(row, count, col, (together * width).min(n - col));
+        // SAFETY: tasks write disjoint parts of the output; the instruction set is there.
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            if isa == Isa::Amx && m >= MANY {
+                return super::amx::panels(&rows, row, rhs, p, &panel);
+            }
+            run(isa, form, &rows, row, rhs, p, &panel);
         }
     });
 }
 
-/// All rows of `panel`, from row `row` of the left operand on, by its columns: those of panel `p`
-/// from column `first` on.
+/// All rows of `panel`, from row `row` of the left operand on, by its columns, which are those of
+/// the panels from `p` on.
 unsafe fn run(
     isa: Isa,
+    form: Form,
     rows: &Rows,
     row: usize,
     rhs: &PackedBlocks,
-    place: (usize, usize),
+    p: usize,
     panel: &Panel,
 ) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-        unsafe fn avx512(r: &Rows, row: usize, b: &PackedBlocks, at: (usize, usize), p: &Panel) {
-            // SAFETY: this function carries the features; the rest is by the caller.
-            unsafe { columns::<crate::simd::Avx512>(r, row, b, at, p) }
-        }
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn avx2(r: &Rows, row: usize, b: &PackedBlocks, at: (usize, usize), p: &Panel) {
-            // SAFETY: as above.
-            unsafe { columns::<crate::simd::Avx2>(r, row, b, at, p) }
-        }
-        // SAFETY: by the caller.
-        unsafe {
-            match isa {
-                Isa::Amx | Isa::Avx512 => return avx512(rows, row, rhs, place, panel),
-                Isa::Avx2 => return avx2(rows, row, rhs, place, panel),
-                Isa::Portable => (),
+    macro_rules! compiled {
+        ($f:ident, $($features:literal)?, $vector:ty) => {{
+            $(#[target_feature(enable = $features)])?
+            unsafe fn call(r: &Rows, row: usize, b: &PackedBlocks, p: usize, to: &Panel) {
+                // SAFETY: this function carries the features; the rest is by the caller.
+                unsafe { $f::<$vector>(r, row, b, p, to) }
             }
-        }
+            // SAFETY: by the caller.
+            unsafe { call(rows, row, rhs, p, panel) }
+        }};
     }
-    let _ = isa;
-    // SAFETY: by the caller.
-    unsafe { columns::<crate::simd::Portable>(rows, row, rhs, place, panel) }
-}
-
-/// A few columns of a panel in blocks.
-#[derive(Clone, Copy)]
-struct Columns {
-    /// The first of the scales.
-    heads: *const u8,
-    /// The first code.
-    codes: *const u8,
-    kind: BlockKind,
-    blocks: usize,
-    /// Columns of the whole panel.
-    width: usize,
+    match (isa, form) {
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Amx | Isa::Avx512, Form::Halves) => {
+            compiled!(columns, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", Avx512);
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Amx | Isa::Avx512, Form::Pairs) => {
+            compiled!(panels, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", Avx512);
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, Form::Halves) => compiled!(columns, "avx2,fma", Avx2),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx2, Form::Pairs) => compiled!(panels, "avx2,fma", Avx2),
+        (_, Form::Halves) => compiled!(columns, , Portable),
+        (_, Form::Pairs) => compiled!(panels, , Portable),
+    }
 }
 
 #[inline(always)]
-unsafe fn columns<V: Vector>(
+unsafe fn columns<V: Vector>(rows: &Rows, row: usize, rhs: &PackedBlocks, p: usize, panel: &Panel) {
+    // SAFETY: by the caller.
+    unsafe {
+        match rhs.kind() {
+            BlockKind::Q8_0 => columns_of::<V, 8>(rows, row, rhs, p, panel),
+            BlockKind::Q4_0 | BlockKind::Q4_1 => columns_of::<V, 4>(rows, row, rhs, p, panel),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn columns_of<V: Vector, const WORDS: usize>(
     rows: &Rows,
     row: usize,
     rhs: &PackedBlocks,
-    (p, first): (usize, usize),
+    p: usize,
     panel: &Panel,
 ) {
-    let (kind, width) = (rhs.kind(), rhs.width());
-    let at = rhs.panel(p);
-    let columns = Columns {
-        heads: at.wrapping_add(2 * first),
-        codes: at.wrapping_add(kind.head() * width + WORD * first),
-        kind,
-        blocks: rhs.k() / BLOCK,
-        width,
-    };
+    let (kind, blocks) = (rhs.kind(), rhs.k() / BLOCK);
     let vectors = panel.cols.div_ceil(V::LANES);
     let mut sums = [0.0; PASS * 64];
     let mut r = 0;
@@ -169,92 +172,74 @@ unsafe fn columns<V: Vector>(
         while r < panel.rows {
             let count = PASS.min(panel.rows - r);
             let left = [rows.place(row + r), rows.place(row + r + count - 1)];
-            let to = sums.as_mut_ptr();
-            match (count, vectors) {
-                (1, 1) => pass::<V, 1, 1>([left[0]], columns, to),
-                (1, 2) => pass::<V, 1, 2>([left[0]], columns, to),
-                (1, _) => {
-                    pass::<V, 1, 2>([left[0]], columns, to);
-                    let rest = columns.from(2 * V::LANES);
-                    pass::<V, 1, 2>([left[0]], rest, to.add(2 * V::LANES));
+            let mut v = 0;
+            while v < vectors {
+                let right = [rhs.panel(p + v), rhs.panel(p + v + 1)];
+                let to = sums.as_mut_ptr().add(v * V::LANES);
+                match (count, vectors - v) {
+                    (1, 1) => pass::<V, 1, 1, WORDS>([left[0]], [right[0]], kind, blocks, to),
+                    (1, _) => pass::<V, 1, 2, WORDS>([left[0]], right, kind, blocks, to),
+                    (_, 1) => pass::<V, 2, 1, WORDS>(left, [right[0]], kind, blocks, to),
+                    (_, _) => pass::<V, 2, 2, WORDS>(left, right, kind, blocks, to),
                 }
-                (_, 1) => pass::<V, 2, 1>(left, columns, to),
-                (_, 2) => pass::<V, 2, 2>(left, columns, to),
-                (_, _) => {
-                    pass::<V, 2, 2>(left, columns, to);
-                    let rest = columns.from(2 * V::LANES);
-                    pass::<V, 2, 2>(left, rest, to.add(2 * V::LANES));
-                }
+                v += PANELS;
             }
-            finish::<V>(panel, r, count, vectors, to);
+            finish::<V>(panel, r, count, vectors, sums.as_ptr());
             r += count;
         }
     }
 }
 
-impl Columns {
-    /// The columns from `col` on.
-    fn from(self, col: usize) -> Self {
-        Self {
-            heads: self.heads.wrapping_add(2 * col),
-            codes: self.codes.wrapping_add(WORD * col),
-            ..self
-        }
-    }
-}
-
-/// `R` rows by `VECTORS` vectors of columns; a row of results is 64 places behind the one before.
+/// `R` rows by `P` panels whose blocks have `WORDS` words of codes; a row of results is 64 places behind the one before.
 #[inline(always)]
-unsafe fn pass<V: Vector, const R: usize, const VECTORS: usize>(
+unsafe fn pass<V: Vector, const R: usize, const P: usize, const WORDS: usize>(
     rows: [Place; R],
-    columns: Columns,
+    panels: [*const u8; P],
+    kind: BlockKind,
+    blocks: usize,
     to: *mut f32,
 ) {
-    let Columns { kind, width, .. } = columns;
-    let block = width * kind.bytes();
+    let block = V::LANES * kind.bytes();
     // SAFETY: by the caller.
     unsafe {
-        let mut all = [[V::splat(0.0); VECTORS]; R];
-        for b in 0..columns.blocks {
-            let heads = columns.heads.add(b * block).cast::<u16>();
-            let codes = columns.codes.add(b * block);
-            let mut high = [[V::int(0); VECTORS]; R];
-            let mut low = [[V::int(0); VECTORS]; R];
+        let mut all = [[V::splat(0.0); P]; R];
+        for b in 0..blocks {
+            let mut high = [[V::int(0); P]; R];
+            let mut low = [[V::int(0); P]; R];
             for (r, row) in rows.iter().enumerate() {
                 if kind != BlockKind::Q4_1 {
-                    low[r] = [V::int(*row.begins.add(b * row.apart)); VECTORS];
+                    low[r] = [V::int(*row.begins.add(b * row.apart)); P];
                 }
             }
-            let words = if kind == BlockKind::Q8_0 { 8 } else { 4 };
-            for w in 0..words {
-                for v in 0..VECTORS {
-                    let codes = V::load_int(codes.add(WORD * (w * width + v * V::LANES)));
-                    let (first, second) = if kind == BlockKind::Q8_0 {
-                        (V::flip_signs(codes), codes)
-                    } else {
-                        V::nibbles(codes)
-                    };
+            for (v, panel) in panels.iter().enumerate() {
+                let heads = panel.add(b * block);
+                for line in (0..block).step_by(64) {
+                    V::prefetch(heads.wrapping_add(AHEAD + line).cast());
+                }
+                let codes = heads.add(V::LANES * kind.head());
+                for w in 0..WORDS {
+                    let codes = V::load_int(codes.add(WORD * w * V::LANES));
+                    let (first, second) =
+                        if WORDS == 8 { (V::flip_signs(codes), codes) } else { V::nibbles(codes) };
                     for (r, row) in rows.iter().enumerate() {
                         let line = row.bytes.add(b * row.apart * super::rows::LINE).cast::<i32>();
                         let word = |at: usize| V::int(line.add(at).read_unaligned());
                         high[r][v] = V::dot(high[r][v], first, word(w));
                         low[r][v] = V::dot(low[r][v], first, word(8 + w));
-                        if kind != BlockKind::Q8_0 {
+                        if WORDS == 4 {
                             high[r][v] = V::dot(high[r][v], second, word(4 + w));
                             low[r][v] = V::dot(low[r][v], second, word(12 + w));
                         }
                     }
                 }
-            }
-            for v in 0..VECTORS {
-                let scale = V::load_half(heads.add(v * V::LANES));
+                let scale = V::load_half(heads.cast());
                 for (r, row) in rows.iter().enumerate() {
                     let own = V::splat(*row.scales.add(b * row.apart));
                     let sum = V::join(high[r][v], low[r][v]).mul(own);
                     all[r][v] = sum.fma(scale, all[r][v]);
                 }
                 if kind == BlockKind::Q4_1 {
-                    let lowest = V::load_half(heads.add(width + v * V::LANES));
+                    let lowest = V::load_half(heads.cast::<u16>().add(V::LANES));
                     for (r, row) in rows.iter().enumerate() {
                         let sum = f32::from_bits((*row.begins.add(b * row.apart)).cast_unsigned());
                         all[r][v] = V::splat(sum).fma(lowest, all[r][v]);

@@ -12,10 +12,19 @@ use crate::simd::{Isa, Vector, dispatch};
 
 /// Rows of a tile of the matrix unit.
 pub(super) const TILE: usize = 16;
-/// Bytes of a block of a row: those of the upper halves, then those of the lower ones.
+/// Bytes of a block of a row.
 pub(super) const LINE: usize = 2 * BLOCK;
 /// The largest whole number whose upper half is a signed byte.
 const LARGEST: f32 = 32_639.0;
+
+/// How a block of a row lies in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The upper halves of all numbers, then the lower ones.
+    Halves,
+    /// Of each four numbers the first and the third, then the second and the fourth.
+    Pairs,
+}
 
 /// Rows in blocks of whole numbers. Up to 16 rows lie together: all of them of the first block, then
 /// of the next.
@@ -23,15 +32,21 @@ pub(super) struct Rows {
     bytes: Buffer<u8>,
     /// The scale of each block of each row.
     scales: Buffer<f32>,
-    /// What its sum of products begins with, where codes are read without their sign; else its sum
-    /// times its scale, as the bits of an f32.
+    /// Where codes mean less than what they are as unsigned numbers, what its sum of products with
+    /// those begins with; else its own sum times its scale, as the bits of an f32.
     begins: Buffer<i32>,
     blocks: usize,
     count: usize,
 }
 
 impl Rows {
-    pub(super) fn new(isa: Isa, kind: BlockKind, (m, k): (usize, usize), lhs: Lhs) -> Self {
+    pub(super) fn new(
+        isa: Isa,
+        kind: BlockKind,
+        form: Form,
+        (m, k): (usize, usize),
+        lhs: Lhs,
+    ) -> Self {
         let blocks = k / BLOCK;
         let (mut bytes, mut scales) =
             (Buffer::<u8>::uninit(m * blocks * LINE), Buffer::<f32>::uninit(m * blocks));
@@ -52,7 +67,8 @@ impl Rows {
                     };
                     let from = lhs.data.as_ptr().add(row * lhs.row_stride);
                     let apart = lhs.k_stride;
-                    dispatch!(isa, write(kind: BlockKind, from: *const f32, apart: usize, blocks: usize, to: Place));
+                    let what = (kind, form);
+                    dispatch!(isa, write(what: (BlockKind, Form), from: *const f32, apart: usize, blocks: usize, to: Place));
                 }
             }
         });
@@ -86,7 +102,7 @@ pub(super) struct Place {
 #[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
 unsafe fn write<V: Vector>(
-    kind: BlockKind,
+    (kind, form): (BlockKind, Form),
     from: *const f32,
     stride: usize,
     blocks: usize,
@@ -114,19 +130,28 @@ unsafe fn write<V: Vector>(
             } else {
                 (largest / LARGEST, LARGEST / largest)
             };
-            let line = &mut *to.bytes.add(b * to.apart * LINE).cast::<[i8; LINE]>();
-            let mut sum = 0;
             let mut whole = [0_i32; BLOCK];
             if scale > 0.0 {
                 for (q, x) in whole.iter_mut().zip(x) {
                     *q = (x * inverse).round_ties_even().to_int_unchecked::<i32>();
                 }
             }
-            for (j, q) in whole.into_iter().enumerate() {
-                let high = (q + 128) >> 8;
-                sum += q;
-                line[j] = high as i8;
-                line[BLOCK + j] = (q - (high << 8)) as i8;
+            let sum = whole.iter().sum::<i32>();
+            let line = to.bytes.add(b * to.apart * LINE);
+            match form {
+                Form::Halves => {
+                    let line = &mut *line.cast::<[i8; LINE]>();
+                    for (j, q) in whole.into_iter().enumerate() {
+                        let high = (q + 128) >> 8;
+                        line[j] = high as i8;
+                        line[BLOCK + j] = (q - (high << 8)) as i8;
+                    }
+                }
+                Form::Pairs => {
+                    let line = line.cast::<[i16; BLOCK]>();
+                    let four = |j: usize| j / 4 * 4 + [0, 2, 1, 3][j % 4];
+                    line.write_unaligned(std::array::from_fn(|j| whole[four(j)] as i16));
+                }
             }
             *to.scales.add(b * to.apart) = scale;
             *to.begins.add(b * to.apart) = match kind {

@@ -79,6 +79,27 @@ impl Vector for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn words(bytes: __m256i, less: i16) -> (__m256i, __m256i) {
+        unsafe {
+            let less = _mm256_set1_epi16(less);
+            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes));
+            let odd = _mm256_srai_epi16::<8>(bytes);
+            (_mm256_sub_epi16(even, less), _mm256_sub_epi16(odd, less))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_words(sums: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_add_epi32(sums, _mm256_madd_epi16(a, b)) }
+    }
+    #[inline(always)]
+    unsafe fn from_int(x: __m256i) -> Self {
+        Self(unsafe { _mm256_cvtepi32_ps(x) })
+    }
+    #[inline(always)]
+    unsafe fn store_int(x: __m256i, p: *mut u8) {
+        unsafe { _mm256_storeu_si256(p.cast(), x) }
+    }
+    #[inline(always)]
     unsafe fn join(high: __m256i, low: __m256i) -> Self {
         unsafe { Self(_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32::<8>(high), low))) }
     }

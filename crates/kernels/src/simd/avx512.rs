@@ -63,6 +63,28 @@ impl Vector for Avx512 {
         unsafe { _mm512_dpbusd_epi32(sums, a, b) }
     }
     #[inline(always)]
+    unsafe fn words(bytes: __m512i, less: i16) -> (__m512i, __m512i) {
+        unsafe {
+            let less = _mm512_set1_epi16(less);
+            let even = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(bytes));
+            let odd = _mm512_srai_epi16::<8>(bytes);
+            (_mm512_sub_epi16(even, less), _mm512_sub_epi16(odd, less))
+        }
+    }
+    /// As [`Vector::dot`], needs AVX-512 VNNI.
+    #[inline(always)]
+    unsafe fn dot_words(sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_dpwssd_epi32(sums, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn from_int(x: __m512i) -> Self {
+        Self(unsafe { _mm512_cvtepi32_ps(x) })
+    }
+    #[inline(always)]
+    unsafe fn store_int(x: __m512i, p: *mut u8) {
+        unsafe { _mm512_storeu_si512(p.cast(), x) }
+    }
+    #[inline(always)]
     unsafe fn join(high: __m512i, low: __m512i) -> Self {
         unsafe { Self(_mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(high), low))) }
     }

@@ -56,6 +56,14 @@ pub trait Vector: Copy {
     unsafe fn flip_signs(x: Self::Int) -> Self::Int;
     /// Adds the products of the four unsigned bytes of `a` with the signed ones of `b` to each lane.
     unsafe fn dot(sums: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
+    /// The even and the odd bytes, signed, less `less`, as whole numbers of 16 bits.
+    unsafe fn words(bytes: Self::Int, less: i16) -> (Self::Int, Self::Int);
+    /// Adds the products of the two numbers of 16 bits of `a` and `b` to each lane.
+    unsafe fn dot_words(sums: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
+    /// Whole numbers as f32.
+    unsafe fn from_int(x: Self::Int) -> Self;
+    /// All lanes to `p`.
+    unsafe fn store_int(x: Self::Int, p: *mut u8);
     /// `256 * high + low`.
     unsafe fn join(high: Self::Int, low: Self::Int) -> Self;
     /// All lanes to `p`.

@@ -64,6 +64,30 @@ impl Vector for Portable {
         })
     }
     #[inline(always)]
+    unsafe fn words(bytes: [i32; 8], less: i16) -> ([i32; 8], [i32; 8]) {
+        let pair = |a: u8, b: u8| {
+            let [a, b] = [a, b].map(|x| (i16::from(x.cast_signed()) - less).cast_unsigned());
+            (u32::from(a) | u32::from(b) << 16).cast_signed()
+        };
+        let bytes = bytes.map(i32::to_le_bytes);
+        (bytes.map(|x| pair(x[0], x[2])), bytes.map(|x| pair(x[1], x[3])))
+    }
+    #[inline(always)]
+    unsafe fn dot_words(sums: [i32; 8], a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        std::array::from_fn(|i| {
+            let low = |x: i32| i32::from(x as i16);
+            sums[i] + low(a[i]) * low(b[i]) + (a[i] >> 16) * (b[i] >> 16)
+        })
+    }
+    #[inline(always)]
+    unsafe fn from_int(x: [i32; 8]) -> Self {
+        Self(x.map(|x| x as f32))
+    }
+    #[inline(always)]
+    unsafe fn store_int(x: [i32; 8], p: *mut u8) {
+        unsafe { p.cast::<[i32; 8]>().write_unaligned(x) }
+    }
+    #[inline(always)]
     unsafe fn join(high: [i32; 8], low: [i32; 8]) -> Self {
         Self(std::array::from_fn(|i| (256 * high[i] + low[i]) as f32))
     }

@@ -47,21 +47,23 @@ pub struct LlamaConfig {
 }
 
 impl LlamaConfig {
-    /// A published size, `"7b"` or `"13b"`, as of LLaMA 2 and Vicuna 1.5.
+    /// A published size: `"7b"` or `"13b"` as of LLaMA 2 and Vicuna 1.5, or `"1.1b"` (Zhang et al.
+    /// 2024, "`TinyLlama`", arXiv:2401.02385, Table 1).
     pub fn variant(name: &str) -> Option<Self> {
-        let (width, depth, mlp_dim) = match name {
-            "7b" => (4096, 32, 11_008),
-            "13b" => (5120, 40, 13_824),
+        let (context_length, width, depth, mlp_dim, head_dim, queries_per_key) = match name {
+            "1.1b" => (2048, 2048, 22, 5632, 64, 8),
+            "7b" => (4096, 4096, 32, 11_008, 128, 1),
+            "13b" => (4096, 5120, 40, 13_824, 128, 1),
             _ => return None,
         };
         Some(Self {
             vocab: 32_000,
-            context_length: 4096,
+            context_length,
             width,
             depth,
-            heads: width / 128,
-            kv_heads: width / 128,
-            head_dim: 128,
+            heads: width / head_dim,
+            kv_heads: width / head_dim / queries_per_key,
+            head_dim,
             mlp_dim,
             norm_eps: 1e-5,
             rope_theta: 10_000.0,
@@ -303,7 +305,9 @@ mod tests {
 
     #[test]
     fn published_sizes_have_their_parameters() {
-        for (name, parameters) in [("7b", 6_738_415_616), ("13b", 13_015_864_320)] {
+        for (name, parameters) in
+            [("1.1b", 1_100_048_384), ("7b", 6_738_415_616), ("13b", 13_015_864_320)]
+        {
             let b = Builder::zeros();
             let _model = Llama::new(&LlamaConfig::variant(name).unwrap(), &b);
             assert_eq!(b.finish().unwrap().elements(), parameters, "{name}");

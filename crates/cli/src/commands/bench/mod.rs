@@ -1,0 +1,224 @@
+//! `ocelli bench`: how fast a model runs here.
+
+mod pictures;
+mod text;
+
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::{memory, session, shapes};
+use ocelli_models::{Files, HeadCounts, Model};
+use ocelli_nn::{Builder, Parameters};
+use ocelli_tensor::BlockKind;
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+/// Time a model on this machine.
+///
+/// With `--shape` the weights are random; the time does not depend on them. `--interactive` prints
+/// `ready`, then answers each line N on standard input with N times in milliseconds, so that
+/// several programs can be timed in turn.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  ocelli bench --shape vit-b16 --batch 8
+  ocelli bench --shape vit-s16 --task train --batch 8 --json
+  ocelli bench -m openai/clip-vit-base-patch32 --task encode
+  ocelli bench --shape llama-1.1b --task decode --tokens 256 --dtype q4_0")]
+pub(crate) struct Args {
+    /// Model: a folder, a weights file, or org/name[@revision] of the hub
+    #[arg(short, long, conflicts_with = "shape")]
+    model: Option<String>,
+    /// Random weights of a published size: vit-b16, vit-s16, clip-l14, RN50, llama-1.1b, ...
+    #[arg(long, value_name = "NAME")]
+    shape: Option<String>,
+    /// What is timed
+    #[arg(long, value_enum, default_value = "encode")]
+    task: Task,
+    /// Pictures at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    /// Tokens of the prompt that is read, or that are there before the one that is timed
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
+    /// Type of number that weights are held in
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: Dtype,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Answer lines on standard input
+    #[arg(long, conflicts_with = "json")]
+    interactive: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Task {
+    /// Pictures through the vision tower
+    Encode,
+    /// A training step: forward, backward, AdamW
+    Train,
+    /// A prompt through a language model
+    Prefill,
+    /// One more token of an answer
+    Decode,
+}
+
+impl Task {
+    fn is_of_text(self) -> bool {
+        matches!(self, Self::Prefill | Self::Decode)
+    }
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Dtype {
+    /// 32 bits; files in blocks stay so
+    F32,
+    /// 8 bits with a scale for 32 values, for language models
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits with a scale for 32 values, for language models
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl Dtype {
+    fn blocks(self) -> Option<BlockKind> {
+        match self {
+            Self::F32 => None,
+            Self::Q8_0 => Some(BlockKind::Q8_0),
+            Self::Q4_0 => Some(BlockKind::Q4_0),
+        }
+    }
+}
+
+/// What is timed.
+enum Step {
+    Pictures(pictures::Step),
+    Text(text::Step),
+}
+
+impl Step {
+    fn new(args: &Args, model: Model, parameters: &Parameters) -> Result<Self, Failure> {
+        if args.task.is_of_text() {
+            return Ok(Self::Text(text::Step::new(args, model)?));
+        }
+        if args.dtype.blocks().is_some() {
+            return Err(Failure::usage(
+                "q8_0 and q4_0 are for language models: time them with --task prefill or decode",
+            ));
+        }
+        pictures::check_memory(args, &model, parameters)?;
+        Ok(Self::Pictures(pictures::Step::new(args, model, parameters)?))
+    }
+
+    fn run(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::Pictures(step) => step.run(),
+            Self::Text(step) => step.run(),
+        }
+    }
+
+    /// Milliseconds of a run.
+    fn timed(&mut self) -> Result<f64, Failure> {
+        let start = Instant::now();
+        self.run()?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
+
+    /// Tokens of a run for each of the batch.
+    fn tokens(&self) -> usize {
+        match self {
+            Self::Pictures(step) => step.tokens,
+            Self::Text(step) => step.tokens(),
+        }
+    }
+}
+
+/// Runs that a median is taken over, unless they would take longer than [`SECONDS`].
+const RUNS: usize = 30;
+const SECONDS: f64 = 20.0;
+
+pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let (model, parameters) = model(global, args)?;
+    let mut step = Step::new(args, model, &parameters)?;
+    step.run()?; // Packs weights, warms caches.
+    if args.interactive {
+        return answer(&mut step);
+    }
+    step.run()?;
+    let start = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < 3 || (times.len() < RUNS && start.elapsed().as_secs_f64() < SECONDS) {
+        times.push(step.timed()?);
+    }
+    times.sort_by(f64::total_cmp);
+    let (median, best) = (times[times.len() / 2], times[0]);
+    let rss = memory::peak().unwrap_or(0) as f64 / f64::from(1 << 20);
+    let per_second = f64::from(args.batch) * 1e3 / median;
+    let tokens = per_second * step.tokens() as f64;
+    let line = if args.json {
+        serde_json::json!({
+            "median_ms": median, "best_ms": best, "runs": times.len(),
+            "peak_rss_mib": rss, "tokens_per_s": tokens,
+        })
+        .to_string()
+    } else {
+        let rate = match step {
+            Step::Pictures(_) => format!("{per_second:.1} images/s"),
+            Step::Text(_) => format!("{tokens:.1} tokens/s"),
+        };
+        format!(
+            "median {median:.1} ms, best {best:.1} ms over {} runs; {rate}; peak memory {rss:.0} MiB",
+            times.len()
+        )
+    };
+    say(&line)
+}
+
+fn say(line: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(|e| Failure::runtime(format!("cannot write the result: {e}")))
+}
+
+fn answer(step: &mut Step) -> Result<(), Failure> {
+    say("ready")?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|e| Failure::input(format!("cannot read standard input: {e}")))?;
+        let n: usize = line.trim().parse().map_err(|_| {
+            Failure::input(format!("expected a number of runs on each line, got `{line}`"))
+        })?;
+        let times: Result<Vec<String>, Failure> =
+            (0..n).map(|_| step.timed().map(|ms| format!("{ms:.4}"))).collect();
+        say(&times?.join(" "))?;
+    }
+    Ok(())
+}
+
+fn model(global: &Global, args: &Args) -> Result<(Model, Parameters), Failure> {
+    let shape = match (&args.model, &args.shape) {
+        (Some(model), _) => {
+            let path = session::resolve(global, model)?;
+            let files = Files::find(&path, None)?;
+            let files = match args.dtype.blocks() {
+                Some(kind) => files.quantised(kind),
+                None => files,
+            };
+            let opened = files.open(HeadCounts::default())?;
+            return Ok((opened.model, opened.parameters));
+        }
+        (None, Some(shape)) => shape,
+        (None, None) => {
+            return Err(Failure::usage(
+                "nothing to time: give a model with -m, or a published size such as --shape vit-b16",
+            ));
+        }
+    };
+    let b = match args.dtype.blocks() {
+        Some(kind) => Builder::random_in_blocks(0, kind),
+        None => Builder::random(0),
+    };
+    let model = shapes::build(shape, &b)?;
+    let parameters = b.finish().map_err(ocelli_models::Error::from)?;
+    Ok((model, parameters))
+}
