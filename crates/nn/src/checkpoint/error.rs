@@ -185,6 +185,16 @@ pub enum Error {
         /// What came back.
         reason: String,
     },
+    /// The bytes that arrived are not those the hub announced; they were thrown away.
+    #[error("{url}: expected SHA-256 {expected}, got {got}; nothing was kept, try again")]
+    Corrupt {
+        /// The file that was asked for.
+        url: String,
+        /// The hub's hash, 64 hex digits.
+        expected: String,
+        /// The hash of what arrived.
+        got: String,
+    },
     /// Neither the options nor the environment say where the hub cache is.
     #[error(
         "no hub cache folder: HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME and HOME are all unset; set one or give --cache-dir"

@@ -1,16 +1,18 @@
 //! Fetches the files of one model from the hub into the shared cache: `blobs/ETAG`, a link to it in
-//! `snapshots/COMMIT/NAME`, and the commit in `refs/REVISION` once everything is there. TLS is
-//! rustls with a provider that builds without a C compiler.
+//! `snapshots/COMMIT/NAME`, and the commit in `refs/REVISION` once everything is there. The etag of
+//! a large file is its SHA-256, which is checked before the file gets its name. TLS is rustls with a
+//! provider that builds without a C compiler.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use ureq::http::Response;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::WithoutBody;
@@ -242,7 +244,7 @@ impl<'a> Client<'a> {
 
         let blob = dir.join("blobs").join(&etag);
         if fs::metadata(&blob).map(|found| found.len()).ok() != Some(size) {
-            self.blob(&url, name, &blob, size, progress)?;
+            self.blob(&url, name, &blob, &etag, size, progress)?;
         }
         make_parent(&link)?;
         link_to(&Path::new("../../blobs").join(&etag), &blob, &link)
@@ -255,6 +257,7 @@ impl<'a> Client<'a> {
         url: &str,
         name: &str,
         blob: &Path,
+        etag: &str,
         size: u64,
         progress: Progress<'_>,
     ) -> Result<()> {
@@ -275,16 +278,18 @@ impl<'a> Client<'a> {
         let mut done = file.metadata().map_err(io)?.len();
         if done > size {
             done = 0;
+            file.set_len(0).map_err(io)?;
         }
+        let mut chunk = vec![0; CHUNK];
+        let mut hash = hash_of(&mut file, &mut chunk).map_err(io)?;
         if done < size {
             let mut answer = self.get(url, (done > 0).then_some(done))?;
             if answer.status().as_u16() != 206 {
-                done = 0;
+                (done, hash) = (0, Sha256::new());
+                file.set_len(0).map_err(io)?;
+                file.rewind().map_err(io)?;
             }
-            file.set_len(done).map_err(io)?;
-            file.seek(SeekFrom::Start(done)).map_err(io)?;
             let mut body = answer.body_mut().as_reader();
-            let mut chunk = vec![0; CHUNK];
             loop {
                 let count = body.read(&mut chunk).map_err(|e| Self::failed(url, e))?;
                 if count == 0 {
@@ -295,6 +300,7 @@ impl<'a> Client<'a> {
                     break;
                 }
                 file.write_all(&chunk[..count]).map_err(io)?;
+                hash.update(&chunk[..count]);
                 if let Some(progress) = progress {
                     progress(name, done, size);
                 }
@@ -307,9 +313,37 @@ impl<'a> Client<'a> {
             }
             return Err(Self::failed(url, format!("{done} of {size} bytes arrived")));
         }
+        let got = hex(hash);
+        if is_sha256(etag) && got != etag {
+            fs::remove_file(&part).map_err(io)?;
+            return Err(Error::Corrupt { url: url.to_owned(), expected: etag.to_owned(), got });
+        }
         file.sync_all().map_err(io)?;
         fs::rename(&part, blob).map_err(io)
     }
+}
+
+/// Reads a file from where it stands to its end.
+fn hash_of(file: &mut File, chunk: &mut [u8]) -> std::io::Result<Sha256> {
+    let mut hash = Sha256::new();
+    loop {
+        match file.read(chunk)? {
+            0 => return Ok(hash),
+            count => hash.update(&chunk[..count]),
+        }
+    }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // A string takes everything.
+        text
+    })
+}
+
+/// Small files have the hash of a Git object, 40 digits, instead.
+fn is_sha256(etag: &str) -> bool {
+    etag.len() == 64 && etag.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn make_parent(path: &Path) -> Result<()> {

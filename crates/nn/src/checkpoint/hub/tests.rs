@@ -118,9 +118,11 @@ mod download {
     use super::*;
 
     const WEIGHTS: &[u8] = b"0123456789";
+    const SHA256: &str = "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882";
 
-    /// Answers like the hub for one model, on a port of its own, and notes what was asked for.
-    fn serve() -> (String, Arc<Mutex<Vec<String>>>) {
+    /// Answers like the hub for one model, whose weights go over the wire as `sent`, on a port of
+    /// its own, and notes what was asked for.
+    fn serve(sent: &'static [u8]) -> (String, Arc<Mutex<Vec<String>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -137,7 +139,7 @@ mod download {
                 let range = headers.iter().find_map(|h| h.strip_prefix("range: bytes="));
                 let from: usize = range.map_or(0, |r| r.trim_end_matches('-').parse().unwrap());
                 log.lock().unwrap().push(format!("{method} {target} {from}"));
-                let (head, body) = answer(&target, from, &endpoint);
+                let (head, body) = answer(&target, from, &endpoint, sent);
                 let length = body.len();
                 let mut all =
                     format!("HTTP/1.1 {head}content-length: {length}\r\nconnection: close\r\n\r\n")
@@ -152,7 +154,7 @@ mod download {
         (address, asked)
     }
 
-    fn answer(target: &str, from: usize, endpoint: &str) -> (String, Vec<u8>) {
+    fn answer(target: &str, from: usize, endpoint: &str, sent: &[u8]) -> (String, Vec<u8>) {
         let file = format!("/org/tiny/resolve/{COMMIT}/");
         match target.strip_prefix(&file) {
             Some("config.json") => {
@@ -163,16 +165,16 @@ mod download {
             }
             Some("model.safetensors") => (
                 format!(
-                    "302 Found\r\nlocation: {endpoint}/far\r\nx-linked-etag: \"beef\"\r\n\
+                    "302 Found\r\nlocation: {endpoint}/far\r\nx-linked-etag: \"{SHA256}\"\r\n\
                      x-linked-size: {}\r\n",
                     WEIGHTS.len()
                 ),
                 Vec::new(),
             ),
             None if target == "/far" && from > 0 => {
-                ("206 Partial Content\r\n".into(), WEIGHTS[from..].to_vec())
+                ("206 Partial Content\r\n".into(), sent[from..].to_vec())
             }
-            None if target == "/far" => ("200 OK\r\n".into(), WEIGHTS.to_vec()),
+            None if target == "/far" => ("200 OK\r\n".into(), sent.to_vec()),
             None if target == "/api/models/org/tiny/revision/main" => {
                 let files =
                     ["config.json", "model.safetensors", "pytorch_model.bin", "../evil.json"];
@@ -185,24 +187,28 @@ mod download {
         }
     }
 
-    #[test]
-    fn a_missing_model_is_fetched_once() {
-        let cache = Scratch::new("fetch");
-        let (endpoint, asked) = serve();
-        let settings = Settings {
+    fn online(cache: &Scratch, endpoint: String) -> Settings {
+        Settings {
             cache: cache.0.clone(),
             offline: false,
             endpoint,
             token: None,
             certificates: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_missing_model_is_fetched_once() {
+        let cache = Scratch::new("fetch");
+        let (endpoint, asked) = serve(WEIGHTS);
+        let settings = online(&cache, endpoint);
         let last = Mutex::new((0, 0));
         let note = |_: &str, done, size| *last.lock().unwrap() = (done, size);
         let repo = Repo::parse("org/tiny", None).unwrap();
         // An attempt that ended after four bytes.
         let blobs = cache.0.join("models--org--tiny/blobs");
         fs::create_dir_all(&blobs).unwrap();
-        fs::write(blobs.join("beef.incomplete"), &WEIGHTS[..4]).unwrap();
+        fs::write(blobs.join(format!("{SHA256}.incomplete")), &WEIGHTS[..4]).unwrap();
 
         let snapshot = resolve_in(&repo, &settings, Some(&note)).unwrap();
         assert_eq!(fs::read(snapshot.join("model.safetensors")).unwrap(), WEIGHTS);
@@ -217,5 +223,34 @@ mod download {
         let other = Repo::parse("org/none", None).unwrap();
         let error = resolve_in(&other, &settings, None).unwrap_err();
         assert!(error.to_string().contains("404"), "{error}");
+    }
+
+    #[test]
+    fn bytes_of_another_hash_are_thrown_away() {
+        // Damage on the way; damage in what an earlier attempt left, in part and in whole.
+        let cases: [(&'static [u8], &[u8]); 3] =
+            [(b"012345678x", b""), (WEIGHTS, b"01x3"), (WEIGHTS, b"01x3456789")];
+        for (i, (sent, left)) in cases.into_iter().enumerate() {
+            let cache = Scratch::new(&format!("damage-{i}"));
+            let (endpoint, _) = serve(sent);
+            let settings = online(&cache, endpoint);
+            let repo = Repo::parse("org/tiny", None).unwrap();
+            let dir = cache.0.join("models--org--tiny");
+            fs::create_dir_all(dir.join("blobs")).unwrap();
+            fs::write(dir.join(format!("blobs/{SHA256}.incomplete")), left).unwrap();
+
+            let error = resolve_in(&repo, &settings, None).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("model.safetensors: expected SHA-256 84d8"), "{text}");
+            assert!(!dir.join("refs").exists(), "no revision points at it");
+            let kept: Vec<_> = fs::read_dir(dir.join("blobs"))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            assert_eq!(kept, ["c0ffee"], "only the whole file stays");
+
+            let again = resolve_in(&repo, &settings, None);
+            assert_eq!(again.is_ok(), sent == WEIGHTS, "{again:?}");
+        }
     }
 }
