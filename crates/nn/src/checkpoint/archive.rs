@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
 
+use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::entry::{MAX_INFLATED, Source};
@@ -20,7 +21,11 @@ pub(super) fn members(path: &Path, file: &[u8]) -> Result<BTreeMap<String, Sourc
         format: "zip archive",
         reason,
     };
-    let mut zip = ZipArchive::new(Cursor::new(file)).map_err(|e| damaged(e.to_string()))?;
+    // Nothing stands before these archives. Looked for, their table of members is taken for one that
+    // begins with its second member where the first takes as many bytes as what follows the table.
+    let config = Config { archive_offset: ArchiveOffset::Known(0) };
+    let zip = ZipArchive::with_config(config, Cursor::new(file));
+    let mut zip = zip.map_err(|e| damaged(e.to_string()))?;
     let mut members = BTreeMap::new();
     for index in 0..zip.len() {
         let member = zip.by_index_raw(index).map_err(|e| damaged(e.to_string()))?;

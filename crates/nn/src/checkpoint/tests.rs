@@ -79,6 +79,8 @@ fn both_forms_of_torch_save_give_every_tensor() {
         assert!(checkpoint.mapped_f32("transposed").is_none());
     }
     assert_eq!(open("wrapped.pth").metadata()["epoch"], "3");
+    // A name of 21 letters, which every member's name begins with.
+    assert_eq!(open("saved_by_a_long_name_.pth").read_f32("x").unwrap(), [1.0, 2.0]);
     assert_eq!(&*open("zip.pt").mapped_f32("f32").unwrap(), count(24));
 }
 
