@@ -5,7 +5,7 @@
 
 use crate::{Error, Result};
 use font8x8::legacy::BASIC_LEGACY;
-use ocelli_data::image::render_svg;
+use ocelli_data::image::{encode_png, render_svg};
 use std::fmt::Write;
 
 const WIDTH: f64 = 800.0;
@@ -51,13 +51,7 @@ pub(crate) fn draw(panels: &[Panel<'_>]) -> Result<(String, Vec<u8>)> {
     let (width, height) = (WIDTH as usize, height as usize);
     let picture =
         render_svg(svg.as_bytes(), width, height, [255; 3]).map_err(|e| unfit(e.to_string()))?;
-    let mut out = Vec::new();
-    let mut encoder = png::Encoder::new(&mut out, width as u32, height as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    let mut writer = encoder.write_header().map_err(|e| unfit(e.to_string()))?;
-    writer.write_image_data(picture.bytes()).map_err(|e| unfit(e.to_string()))?;
-    writer.finish().map_err(|e| unfit(e.to_string()))?;
+    let out = encode_png(&picture).map_err(|e| unfit(e.to_string()))?;
     Ok((svg, out))
 }
 

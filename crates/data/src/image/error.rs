@@ -57,6 +57,18 @@ pub enum PictureError {
         /// What the decoder found.
         variant: String,
     },
+    /// The format does not take a picture of this size.
+    #[error(
+        "{width}x{height} pixels cannot be written as PNG ({reason}): shrink the picture first"
+    )]
+    NoPng {
+        /// Width in pixels.
+        width: usize,
+        /// Height in pixels.
+        height: usize,
+        /// What the encoder found.
+        reason: String,
+    },
     /// The number of bytes does not fit the sides.
     #[error(
         "a picture of {width}x{height} needs {expected} values, got {got}: pass one value per channel of each pixel"

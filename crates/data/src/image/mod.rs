@@ -21,6 +21,7 @@
 mod augment;
 mod config;
 mod decode;
+mod draw;
 mod error;
 mod gif;
 mod jpeg;
@@ -33,8 +34,10 @@ mod svg;
 
 pub(crate) use augment::RandomResizedCrop;
 pub use decode::{Format, Limits, decode, open};
+pub use draw::{DrawnBox, draw_boxes};
 pub use error::PictureError;
 pub use picture::{Orientation, Picture, Pixels, RgbImage};
+pub use png::encode as encode_png;
 pub use processor::{Crop, Order, Processor, Resize, Rounding};
 pub use resize::{Filter, Window, resize};
 pub use svg::render as render_svg;

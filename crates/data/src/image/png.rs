@@ -8,8 +8,30 @@ use ::png::{BitDepth, ColorType, Transformations};
 use super::{
     decode::{Format, Limits, colors},
     error::PictureError,
-    picture::{Orientation, Picture, Pixels},
+    picture::{Orientation, Picture, Pixels, RgbImage},
 };
+
+/// A picture as a PNG file.
+///
+/// # Errors
+/// If a side is too large for the format.
+pub fn encode(picture: &RgbImage) -> Result<Vec<u8>, PictureError> {
+    let (width, height) = (picture.width(), picture.height());
+    let unfit = |reason: &dyn std::fmt::Display| PictureError::NoPng {
+        width,
+        height,
+        reason: reason.to_string(),
+    };
+    let side = |side: usize| u32::try_from(side).map_err(|e| unfit(&e));
+    let mut out = Vec::new();
+    let mut encoder = ::png::Encoder::new(&mut out, side(width)?, side(height)?);
+    encoder.set_color(ColorType::Rgb);
+    encoder.set_depth(BitDepth::Eight);
+    let mut writer = encoder.write_header().map_err(|e| unfit(&e))?;
+    writer.write_image_data(picture.bytes()).map_err(|e| unfit(&e))?;
+    writer.finish().map_err(|e| unfit(&e))?;
+    Ok(out)
+}
 
 /// Decodes one PNG (of an animation, the default picture).
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureError> {

@@ -126,6 +126,26 @@ impl Processor {
         Ok((plan.width, plan.height))
     }
 
+    /// What a model sees of a picture of `width` x `height`: left and top, width and height of its
+    /// field, in pixels of the picture. It ends inside of the picture where the rule crops and outside
+    /// of it where the rule pads.
+    ///
+    /// # Errors
+    /// As [`Processor::size_for`].
+    pub fn field(&self, width: usize, height: usize) -> Result<[f64; 4], PictureError> {
+        let plan = self.plan(width, height)?;
+        let side = self.pad_to_square.map(|_| width.max(height));
+        let axis = |len: usize, resized: usize, span: &Span, seen: usize| {
+            let padded = side.unwrap_or(len);
+            let scale = padded as f64 / resized as f64;
+            let begin = (span.from as f64 - span.to as f64) * scale - ((padded - len) / 2) as f64;
+            (begin, seen as f64 * scale)
+        };
+        let (left, seen_width) = axis(width, plan.resized.0, &plan.x, plan.width);
+        let (top, seen_height) = axis(height, plan.resized.1, &plan.y, plan.height);
+        Ok([left, top, seen_width, seen_height])
+    }
+
     /// The bytes before rescaling, `[3, height, width]`.
     ///
     /// # Errors
@@ -299,4 +319,53 @@ fn pad(rgb: &[u8], (width, height): (usize, usize), color: [u8; 3]) -> Vec<u8> {
         square[at..at + row.len()].copy_from_slice(row);
     }
     square
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A white square in a black picture is found where the field says that it is, under every rule.
+    #[test]
+    fn the_field_tells_where_a_pixel_went() {
+        let exact =
+            Processor { resize: Resize::Exact(48, 48), crop: None, ..Processor::openai(48) };
+        let crop = Crop { size: (48, 48), rounding: Rounding::Floor };
+        let far = Processor { resize: Resize::ShortestEdge(32), crop: Some(crop), ..exact.clone() };
+        let longest = Processor { resize: Resize::LongestEdge(40), ..exact.clone() };
+        let rules =
+            [exact, Processor::openai(48), Processor::openai(48).padded_to_square(), far, longest];
+        for (rule, (width, height)) in
+            rules.iter().flat_map(|rule| [(240, 160), (150, 241)].map(|size| (rule, size)))
+        {
+            let (x, y, side) = (100, 90, 20);
+            let mut bytes = vec![0; width * height];
+            for row in bytes.chunks_exact_mut(width).skip(y).take(side) {
+                row[x..x + side].fill(255);
+            }
+            let picture = Picture::new(width, height, Pixels::Gray(bytes)).expect("it fits");
+            let seen = rule.bytes(&picture).expect("it is small");
+            let (seen_width, seen_height) = rule.size_for(width, height).expect("it is small");
+            let [left, top, field_width, field_height] =
+                rule.field(width, height).expect("it is small");
+            // The centre of what is white; padding is of a colour below 128.
+            let (mut sum, mut at) = (0.0, [0.0, 0.0]);
+            for (i, value) in seen[..seen_width * seen_height].iter().enumerate() {
+                let weight = f64::from(value.saturating_sub(128));
+                sum += weight;
+                at[0] += weight * ((i % seen_width) as f64 + 0.5);
+                at[1] += weight * ((i / seen_width) as f64 + 0.5);
+            }
+            let found = [
+                left + at[0] / sum / seen_width as f64 * field_width,
+                top + at[1] / sum / seen_height as f64 * field_height,
+            ];
+            let expected = [(x + side / 2) as f64, (y + side / 2) as f64];
+            // To a fifth of a pixel that the model sees.
+            let most = 0.2 * (field_width / seen_width as f64);
+            for (found, expected) in found.into_iter().zip(expected) {
+                assert!((found - expected).abs() < most, "{rule:?}, {width}: {found} {expected}");
+            }
+        }
+    }
 }

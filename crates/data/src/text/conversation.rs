@@ -53,6 +53,10 @@ pub struct Template {
     /// A turn that stands before the first one.
     #[serde(default)]
     examples: Option<[String; 2]>,
+    /// A picture at the beginning of a message, with what stands around its mark, if that is not a
+    /// line of its own.
+    #[serde(default)]
+    image: Option<String>,
     /// A turn that brings the picture, where pictures have turns of their own.
     #[serde(default)]
     image_turn: Option<[String; 2]>,
@@ -134,8 +138,8 @@ impl Template {
             turns.push(Turn { user: text.to_owned(), answer: None });
             return turns;
         }
-        let marks = format!("{IMAGE_MARK}\n").repeat(images);
-        vec![Turn { user: marks + text, answer: None }]
+        let mark = self.image.clone().unwrap_or_else(|| format!("{IMAGE_MARK}\n"));
+        vec![Turn { user: mark.repeat(images) + text, answer: None }]
     }
 
     /// Texts that end an answer: what stands behind one, and what the next message begins with.
@@ -187,5 +191,8 @@ mod tests {
         let turns = shown("v1_mmtag");
         assert_eq!(turns.len(), 3);
         assert_eq!(turns[1].user, "<Image><image></Image>");
+        let turns = Template::named("minigpt_v2").unwrap().show(1, "[refer] the fox");
+        let text = Template::named("minigpt_v2").unwrap().render(&turns);
+        assert_eq!(text, "<s>[INST] <Img><image></Img> [refer] the fox [/INST]");
     }
 }

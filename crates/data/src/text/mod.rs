@@ -1,6 +1,7 @@
 //! Text: tokenizers, repair of text, prompt templates, class names.
 
 mod added_tokens;
+mod boxes;
 mod bpe;
 mod changes;
 mod charsmap;
@@ -28,6 +29,7 @@ mod vocabulary;
 mod wordpiece;
 mod zero_shot;
 
+pub use boxes::{BoxError, BoxNotation, TextBox};
 pub use clip_bpe::{Behaviour, ClipTokenizer, SpecialTokens, Truncate};
 pub use conversation::{IMAGE_MARK, Template, Turn};
 pub use error::{Result, TextError};

@@ -13,6 +13,7 @@ use crate::language::llama::{self, Llama, LlamaConfig};
 use crate::systems::talker::{Talker, one_by_one};
 use crate::systems::writer::Request;
 use crate::vision::eva_vit::{self, EvaVit, EvaVitConfig};
+use ocelli_data::text::BoxNotation;
 use ocelli_nn::layers::{LayerNorm, Linear};
 use ocelli_nn::{Builder, Init, Name, Names, copy};
 use ocelli_tensor::{Targets, Tensor};
@@ -20,6 +21,11 @@ use std::sync::Arc;
 
 /// Image tokens that stand beside each other and become one where there is no Q-Former.
 const JOINED: usize = 4;
+/// Identifiers that begin an instruction of MiniGPT-v2 and say what is asked (arXiv:2310.09478, §2.2):
+/// a short answer, a caption, a caption with boxes, the box of a phrase, the name of what is in a box,
+/// the boxes of all things of a kind.
+pub const TASKS: [&str; 6] =
+    ["[vqa]", "[caption]", "[grounding]", "[refer]", "[identify]", "[detection]"];
 
 /// Changes of low rank to the attention of the language model.
 #[derive(Clone, Debug, PartialEq)]
@@ -165,11 +171,16 @@ impl Talker for MiniGpt4 {
         if self.config.qformer.is_some() { "minigpt4_vicuna_v0" } else { "minigpt_v2" }
     }
 
+    fn boxes(&self) -> Option<&'static BoxNotation> {
+        self.config.qformer.is_none().then_some(&BoxNotation::MINIGPT_V2)
+    }
+
     fn instruction(&self, request: &Request) -> String {
         let is_v2 = self.config.qformer.is_none();
+        let has_task = |text: &str| TASKS.iter().any(|task| text.trim_start().starts_with(task));
         match request {
             Request::Caption(Some(words)) => (*words).to_owned(),
-            // The task words of arXiv:2310.09478, §2.2.
+            Request::Answer(question) if has_task(question) => (*question).to_owned(),
             Request::Caption(None) if is_v2 => "[caption] Describe the image briefly.".to_owned(),
             Request::Caption(None) => "Describe this image in one sentence.".to_owned(),
             Request::Answer(question) if is_v2 => format!(

@@ -5,7 +5,7 @@ use crate::Result;
 use crate::connector::splice::{IMAGE, Spliced};
 use crate::generate::{Answer, Cache, Flow, Prompt, Settings, generate};
 use crate::language::causal::CausalModel;
-use ocelli_data::text::{IMAGE_MARK, Template, Tokenizer};
+use ocelli_data::text::{BoxNotation, IMAGE_MARK, Template, Tokenizer};
 use ocelli_tensor::{Tensor, no_grad};
 
 /// Tokens of an answer where nothing is said.
@@ -25,6 +25,11 @@ pub trait Talker {
 
     /// The name of the conversation template that it was tuned with.
     fn template(&self) -> &'static str;
+
+    /// How it writes where things are, if it was tuned to.
+    fn boxes(&self) -> Option<&'static BoxNotation> {
+        None
+    }
 
     /// How it was tuned to be asked.
     fn instruction(&self, request: &Request) -> String;
