@@ -11,7 +11,7 @@ use ocelli_models::language::bert::Texts;
 use ocelli_models::vision::vit::Head;
 use ocelli_models::{Family, Files, HeadCounts, Model, Opened};
 use ocelli_nn::checkpoint::hub::{self, HubOptions};
-use ocelli_tensor::{BlockKind, Tensor};
+use ocelli_tensor::{BlockKind, Narrow, Tensor};
 use serde::Deserialize;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -31,7 +31,10 @@ pub(crate) struct ModelArgs {
     /// model for drawings]
     #[arg(short, long, value_name = "MODEL", aliases = ["model-path", "model_path"])]
     pub(crate) model: Option<String>,
-    /// Hold the weights of linear layers in blocks of 8 or 4 bits
+    /// Multiply in this type of number
+    #[arg(long, value_name = "TYPE", alias = "precision", default_value = "f32")]
+    pub(crate) dtype: Dtype,
+    /// Hold the weights of linear layers in fewer bits
     #[arg(long, value_name = "TYPE")]
     pub(crate) quant: Option<Quant>,
     /// Add changes of low rank: a folder that peft wrote, and how often they count; repeatable
@@ -43,9 +46,20 @@ pub(crate) struct ModelArgs {
     pub(crate) base: Option<String>,
 }
 
-/// Blocks that weights are held in.
+/// Types of number that linear layers multiply in.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dtype {
+    /// 32 bits
+    F32,
+    /// The upper half of them; sums are f32
+    Bf16,
+}
+
+/// What weights are held in.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 pub(crate) enum Quant {
+    /// 8 bits with a scale for each output; what a layer reads too, with a scale for each row
+    Int8,
     /// 8 bits with a scale for 32 values
     #[value(name = "q8_0")]
     Q8_0,
@@ -54,11 +68,24 @@ pub(crate) enum Quant {
     Q4_0,
 }
 
-impl From<Quant> for BlockKind {
-    fn from(quant: Quant) -> Self {
-        match quant {
-            Quant::Q8_0 => Self::Q8_0,
-            Quant::Q4_0 => Self::Q4_0,
+impl Quant {
+    /// Blocks that have scales of their own.
+    fn blocks(self) -> Option<BlockKind> {
+        match self {
+            Self::Int8 => None,
+            Self::Q8_0 => Some(BlockKind::Q8_0),
+            Self::Q4_0 => Some(BlockKind::Q4_0),
+        }
+    }
+}
+
+impl ModelArgs {
+    /// What linear layers multiply in, if not in f32.
+    fn narrow(&self) -> Option<Narrow> {
+        match (self.quant, self.dtype) {
+            (Some(Quant::Int8), _) => Some(Narrow::Int8),
+            (None, Dtype::Bf16) => Some(Narrow::Bf16),
+            _ => None,
         }
     }
 }
@@ -67,6 +94,7 @@ impl From<Quant> for BlockKind {
 pub(crate) struct Source {
     files: Files,
     path: PathBuf,
+    narrow: Option<Narrow>,
 }
 
 impl Source {
@@ -117,6 +145,9 @@ impl Source {
             _ => Reader::None,
         };
         let opened = self.files.open(HeadCounts::default())?;
+        if let Some(kind) = self.narrow {
+            opened.parameters.narrow(kind);
+        }
         global.detail(|| {
             let (path, kind, family) =
                 (opened.path.display(), opened.model.kind(), opened.family.name());
@@ -131,7 +162,7 @@ impl Source {
 pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure> {
     let Some(model) = &args.model else {
         let files = Files::builtin()?;
-        return Ok(Source { files, path: PathBuf::new() });
+        return Ok(Source { files, path: PathBuf::new(), narrow: args.narrow() });
     };
     let path = resolve(global, model)?;
     let base = args.base.as_deref().map(|base| resolve(global, base)).transpose()?;
@@ -140,11 +171,11 @@ pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure>
         let (dir, scale) = adapter_of(adapter)?;
         files = files.with_adapter(&resolve(global, dir)?, scale)?;
     }
-    let files = match args.quant {
-        Some(quant) => files.quantised(quant.into()),
+    let files = match args.quant.and_then(Quant::blocks) {
+        Some(kind) => files.quantised(kind),
         None => files,
     };
-    Ok(Source { files, path })
+    Ok(Source { files, path, narrow: args.narrow() })
 }
 
 /// A folder of changes, and how often they count.

@@ -401,6 +401,28 @@ fn what_does_not_fit_into_memory_is_refused_with_code_5() {
 }
 
 #[test]
+fn narrow_numbers_change_features_little() {
+    let features = |more: &[&str]| {
+        let command = ["embed", "examples/pictures/rocket.svg"];
+        let (code, out, err) = run(&[&command[..], more].concat());
+        assert_eq!(code, 0, "{err}");
+        let line: Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+        let values = line["embedding"].as_array().unwrap_or_else(|| panic!("{line}")).clone();
+        values.iter().map(|x| x.as_f64().unwrap()).collect::<Vec<f64>>()
+    };
+    let full = features(&[]);
+    let cosine = |x: &[f64]| {
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        dot(&full, x) / (dot(&full, &full) * dot(x, x)).sqrt()
+    };
+    // Not 1: the numbers are narrow indeed.
+    for (more, least) in [(["--dtype", "bf16"], 0.9999), (["--quant", "int8"], 0.995)] {
+        let near = cosine(&features(&more));
+        assert!((least..0.999_999_9).contains(&near), "{more:?}: {near}");
+    }
+}
+
+#[test]
 fn texts_are_timed_with_weights_in_blocks() {
     let folder = "testdata/golden/backbones/llama_gqa";
     for (task, tokens) in [("prefill", 12), ("decode", 1)] {

@@ -20,6 +20,7 @@ pub mod elementwise;
 pub mod gemm;
 pub mod group_norm;
 pub mod local_attention;
+pub mod narrow;
 pub mod norm;
 pub mod optimiser;
 pub mod pool;

@@ -1,6 +1,6 @@
 //! Parameters of a model.
 
-use ocelli_tensor::Tensor;
+use ocelli_tensor::{Narrow, Tensor};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -17,6 +17,8 @@ struct Inner {
     value: RwLock<Tensor>,
     /// Changes with the values, so that packed copies know when they are old.
     version: AtomicU64,
+    /// What it is multiplied in, if not in f32.
+    narrow: RwLock<Option<Narrow>>,
 }
 
 impl Parameter {
@@ -27,8 +29,8 @@ impl Parameter {
         kernel: Option<(usize, usize)>,
     ) -> Self {
         let value = if is_buffer { value } else { value.leaf() };
-        let (value, version) = (RwLock::new(value), AtomicU64::new(0));
-        Self(Arc::new(Inner { name, is_buffer, kernel, value, version }))
+        let (value, version, narrow) = (RwLock::new(value), AtomicU64::new(0), RwLock::default());
+        Self(Arc::new(Inner { name, is_buffer, kernel, value, version, narrow }))
     }
 
     /// The full name, such as `vision.blocks.3.norm1.weight`.
@@ -92,6 +94,11 @@ impl Parameter {
         self.0.version.fetch_add(1, Ordering::Release);
     }
 
+    /// What linear layers multiply it in outside of training, if not in f32.
+    pub(crate) fn narrow(&self) -> Option<Narrow> {
+        *self.0.narrow.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Grows with every change of the values.
     pub fn version(&self) -> u64 {
         self.0.version.load(Ordering::Acquire)
@@ -105,6 +112,15 @@ pub struct Parameters(Vec<Parameter>);
 impl Parameters {
     pub(crate) fn new(list: Vec<Parameter>) -> Self {
         Self(list)
+    }
+
+    /// From now on linear layers multiply in bf16 or bytes, except where gradients are taken. Weights
+    /// in blocks stay what they are.
+    pub fn narrow(&self, kind: Narrow) {
+        for Parameter(inner) in &self.0 {
+            *inner.narrow.write().unwrap_or_else(PoisonError::into_inner) = Some(kind);
+            inner.version.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// Each parameter and buffer.

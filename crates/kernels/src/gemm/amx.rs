@@ -528,7 +528,9 @@ unsafe fn split_right(
                         }
                         (turned.0.as_ptr(), SIDE)
                     }
-                    Rhs::Blocks(_) => unreachable!("blocks have a product of their own"),
+                    Rhs::Blocks(_) | Rhs::Narrow(_) => {
+                        unreachable!("these have products of their own")
+                    }
                 };
                 for r in 0..DEPTH / 2 {
                     let row = data.wrapping_add(2 * r * stride);

@@ -19,6 +19,7 @@ pub(crate) use tile::{Dealing, Next, Panel, Tail, deal, finish, panel_fn, panel_
 
 use crate::activation::Activation;
 use crate::buffer::Buffer;
+use crate::narrow::{self, PackedNarrow};
 use crate::pool::{Shared, parallel_for, threads};
 use crate::quant::{self, PackedBlocks};
 use crate::simd::Isa;
@@ -62,13 +63,15 @@ pub enum Rhs<'a> {
     Transposed(&'a [f32], usize),
     /// In blocks of few bits.
     Blocks(&'a PackedBlocks),
+    /// In bf16 or bytes.
+    Narrow(&'a PackedNarrow),
 }
 
 impl Rhs<'_> {
     /// Where panel `p` is read from, inner value `from` first.
     fn source(&self, (p, from): (usize, usize), width: usize, k: usize) -> Next {
         let (data, at, stride) = match *self {
-            Rhs::Blocks(_) => unreachable!("blocks have a product of their own"),
+            Rhs::Blocks(_) | Rhs::Narrow(_) => unreachable!("these have products of their own"),
             Rhs::Packed(packed) => (&packed.panels[..], (p * k + from) * width, width),
             Rhs::RowMajor(data, stride) => (data, from * stride + p * width, stride),
             // As many values one after the other, where rows touch.
@@ -152,6 +155,10 @@ fn check_rhs(k: usize, n: usize, rhs: Rhs) {
             assert!(b.k() == k && b.n() == n, "packed {}x{}, asked for {k}x{n}", b.k(), b.n());
             return;
         }
+        Rhs::Narrow(b) => {
+            assert!(b.k() == k && b.n() == n, "packed {}x{}, asked for {k}x{n}", b.k(), b.n());
+            return;
+        }
         Rhs::RowMajor(data, stride) => (data.len(), span(k, stride, n)),
         Rhs::Transposed(data, stride) => (data.len(), span(n, stride, k)),
     };
@@ -178,7 +185,9 @@ unsafe fn pack_panel(
     // SAFETY: `check_rhs` compared the slices with the sizes; `to` has room for `depth * width`.
     unsafe {
         match rhs {
-            Rhs::Packed(_) | Rhs::Blocks(_) => unreachable!("a packed operand is not packed again"),
+            Rhs::Packed(_) | Rhs::Blocks(_) | Rhs::Narrow(_) => {
+                unreachable!("a packed operand is not packed again")
+            }
             Rhs::RowMajor(data, stride) => {
                 let data = data.as_ptr().add(from * stride + first);
                 pack_row_major(isa, data, stride, depth, cols, to);
@@ -239,8 +248,14 @@ fn matmul_for(
         "room for the values before the activation is too small"
     );
 
-    if let Rhs::Blocks(blocks) = rhs {
-        return quant::matmul((m, n, k), lhs, blocks, out, out_stride, epilogue);
+    match rhs {
+        Rhs::Blocks(blocks) => {
+            return quant::matmul((m, n, k), lhs, blocks, out, out_stride, epilogue);
+        }
+        Rhs::Narrow(narrow) => {
+            return narrow::matmul((m, n, k), lhs, narrow, out, out_stride, epilogue);
+        }
+        _ => {}
     }
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Amx {

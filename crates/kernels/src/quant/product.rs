@@ -7,7 +7,7 @@
 
 use super::packed::{PackedBlocks, WORD};
 use super::rows::{Form, Place, Rows};
-use super::words::panels;
+use super::words::{Sized, Stretch, panels, tile};
 use super::{BLOCK, BlockKind};
 use crate::gemm::{Epilogue, Lhs, Panel, Tail, finish};
 use crate::pool::{Shared, parallel_for, threads};
@@ -115,12 +115,37 @@ unsafe fn run(
     p: usize,
     panel: &Panel,
 ) {
-    macro_rules! compiled {
-        ($f:ident, $($features:literal)?, $vector:ty) => {{
+    macro_rules! few {
+        ($($features:literal)?, $vector:ty) => {{
             $(#[target_feature(enable = $features)])?
             unsafe fn call(r: &Rows, row: usize, b: &PackedBlocks, p: usize, to: &Panel) {
                 // SAFETY: this function carries the features; the rest is by the caller.
-                unsafe { $f::<$vector>(r, row, b, p, to) }
+                unsafe { columns::<$vector>(r, row, b, p, to) }
+            }
+            // SAFETY: by the caller.
+            unsafe { call(rows, row, rhs, p, panel) }
+        }};
+    }
+    macro_rules! many {
+        ($($features:literal)?, $vector:ty, $vectors:literal) => {{
+            #[inline(never)]
+            $(#[target_feature(enable = $features)])?
+            unsafe fn sized<const R: usize>(
+                rows: &Rows,
+                first: usize,
+                stretch: &Stretch,
+                blocks: (usize, usize),
+                sums: *mut f32,
+            ) {
+                // SAFETY: as above.
+                unsafe { tile::<$vector, R, $vectors>(rows, first, stretch, blocks, sums) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn call(r: &Rows, row: usize, b: &PackedBlocks, p: usize, to: &Panel) {
+                const SIZES: [Sized; 6] =
+                    [sized::<1>, sized::<2>, sized::<3>, sized::<4>, sized::<5>, sized::<6>];
+                // SAFETY: as above.
+                unsafe { panels::<$vector>(&SIZES, r, row, b, p, to) }
             }
             // SAFETY: by the caller.
             unsafe { call(rows, row, rhs, p, panel) }
@@ -129,18 +154,18 @@ unsafe fn run(
     match (isa, form) {
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx | Isa::Avx512, Form::Halves) => {
-            compiled!(columns, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", Avx512);
+            few!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", Avx512);
         }
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx | Isa::Avx512, Form::Pairs) => {
-            compiled!(panels, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", Avx512);
+            many!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", Avx512, 4);
         }
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Form::Halves) => compiled!(columns, "avx2,fma", Avx2),
+        (Isa::Avx2, Form::Halves) => few!("avx2,fma", Avx2),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Form::Pairs) => compiled!(panels, "avx2,fma", Avx2),
-        (_, Form::Halves) => compiled!(columns, , Portable),
-        (_, Form::Pairs) => compiled!(panels, , Portable),
+        (Isa::Avx2, Form::Pairs) => many!("avx2,fma", Avx2, 2),
+        (_, Form::Halves) => few!(, Portable),
+        (_, Form::Pairs) => many!(, Portable, 2),
     }
 }
 

@@ -19,7 +19,7 @@ const PAIRS: usize = BLOCK / 2;
 const WIDTH: usize = 64;
 
 /// A stretch of panels.
-struct Stretch {
+pub(super) struct Stretch {
     /// For each block and pair, the pairs of the columns of all panels.
     words: Buffer<i32>,
     /// For each block the scales of the columns of all panels, and then their lowest values.
@@ -27,10 +27,15 @@ struct Stretch {
     has_lowest: bool,
 }
 
+/// The product of a tile of so many rows with a stretch: one function for each number, as a single
+/// one for all of them would keep its sums on the stack.
+pub(super) type Sized = unsafe fn(&Rows, usize, &Stretch, (usize, usize), *mut f32);
+
 /// The rows of `panel`, which begin with row `first`, times the panels from `p` on, as many as
 /// `panel` has columns for.
 #[inline(always)]
 pub(super) unsafe fn panels<V: Vector>(
+    sizes: &[Sized; 6],
     rows: &Rows,
     first: usize,
     rhs: &PackedBlocks,
@@ -40,8 +45,7 @@ pub(super) unsafe fn panels<V: Vector>(
     let columns = V::LANES * V::TILE_VECTORS;
     let blocks = rhs.k() / BLOCK;
     let depth = STRETCH.min(blocks);
-    let mut sums = Buffer::<f32>::uninit(panel.rows * WIDTH);
-    sums.fill(0.0);
+    let mut sums = Buffer::<f32>::zeroed(panel.rows * WIDTH);
     let mut stretch = Stretch {
         // Columns that are missing are multiplied too; nobody reads their sums.
         words: Buffer::zeroed(depth * PAIRS * columns),
@@ -60,15 +64,7 @@ pub(super) unsafe fn panels<V: Vector>(
             for t in 0..tiles {
                 let count = base + usize::from(t < more);
                 let sums = sums.as_mut_ptr().add(row * WIDTH);
-                let at = first + row;
-                match count {
-                    1 => tile::<V, 1>(rows, at, &stretch, (from, depth), sums),
-                    2 => tile::<V, 2>(rows, at, &stretch, (from, depth), sums),
-                    3 => tile::<V, 3>(rows, at, &stretch, (from, depth), sums),
-                    4 => tile::<V, 4>(rows, at, &stretch, (from, depth), sums),
-                    5 => tile::<V, 5>(rows, at, &stretch, (from, depth), sums),
-                    _ => tile::<V, 6>(rows, at, &stretch, (from, depth), sums),
-                }
+                sizes[count - 1](rows, first + row, &stretch, (from, depth), sums);
                 row += count;
             }
         }
@@ -119,27 +115,9 @@ unsafe fn spread<V: Vector>(
     }
 }
 
-/// Adds the products of `R` rows with a stretch to their sums.
+/// Adds the products of `R` rows with `P` panels of a stretch to their sums.
 #[inline(always)]
-unsafe fn tile<V: Vector, const R: usize>(
-    rows: &Rows,
-    first: usize,
-    stretch: &Stretch,
-    (from, depth): (usize, usize),
-    sums: *mut f32,
-) {
-    // SAFETY: by the caller.
-    unsafe {
-        if V::TILE_VECTORS == 4 {
-            tile_of::<V, R, 4>(rows, first, stretch, (from, depth), sums);
-        } else {
-            tile_of::<V, R, 2>(rows, first, stretch, (from, depth), sums);
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn tile_of<V: Vector, const R: usize, const P: usize>(
+pub(super) unsafe fn tile<V: Vector, const R: usize, const P: usize>(
     rows: &Rows,
     first: usize,
     stretch: &Stretch,
@@ -159,7 +137,10 @@ unsafe fn tile_of<V: Vector, const R: usize, const P: usize>(
             let mut whole = [[V::int(0); P]; R];
             for pair in 0..PAIRS {
                 let at = words.add(4 * pair * columns);
-                let codes: [_; P] = std::array::from_fn(|v| V::load_int(at.add(4 * v * V::LANES)));
+                let mut codes = [V::load_int(at); P];
+                for v in 1..P {
+                    codes[v] = V::load_int(at.add(4 * v * V::LANES));
+                }
                 for r in 0..R {
                     let x = V::int(lines[r].add(pair).read_unaligned());
                     for v in 0..P {

@@ -100,6 +100,19 @@ impl Vector for Avx2 {
         unsafe { _mm256_storeu_si256(p.cast(), x) }
     }
     #[inline(always)]
+    unsafe fn sub_int(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_sub_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn lower_bf16(x: __m256i) -> Self {
+        unsafe { Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))) }
+    }
+    #[inline(always)]
+    unsafe fn upper_bf16(x: __m256i) -> Self {
+        let upper = 0xffff_0000_u32.cast_signed();
+        unsafe { Self(_mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(upper)))) }
+    }
+    #[inline(always)]
     unsafe fn join(high: __m256i, low: __m256i) -> Self {
         unsafe { Self(_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32::<8>(high), low))) }
     }

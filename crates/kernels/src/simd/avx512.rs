@@ -14,6 +14,18 @@ fn first(n: usize) -> __mmask16 {
     ((1_u32 << n) - 1) as __mmask16
 }
 
+impl Avx512 {
+    /// `self` plus the products of two bf16 in each lane. Needs AVX-512 BF16.
+    #[inline(always)]
+    pub(crate) unsafe fn dot_bf16(self, a: __m512i, b: __m512i) -> Self {
+        // SAFETY: by the caller; the types have the same bits.
+        unsafe {
+            let pairs = |x| std::mem::transmute::<__m512i, __m512bh>(x);
+            Self(_mm512_dpbf16_ps(self.0, pairs(a), pairs(b)))
+        }
+    }
+}
+
 // SAFETY of the blocks below: the contract of `Vector`.
 impl Vector for Avx512 {
     const ISA: Isa = Isa::Avx512;
@@ -83,6 +95,19 @@ impl Vector for Avx512 {
     #[inline(always)]
     unsafe fn store_int(x: __m512i, p: *mut u8) {
         unsafe { _mm512_storeu_si512(p.cast(), x) }
+    }
+    #[inline(always)]
+    unsafe fn sub_int(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_sub_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn lower_bf16(x: __m512i) -> Self {
+        unsafe { Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))) }
+    }
+    #[inline(always)]
+    unsafe fn upper_bf16(x: __m512i) -> Self {
+        let upper = 0xffff_0000_u32.cast_signed();
+        unsafe { Self(_mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(upper)))) }
     }
     #[inline(always)]
     unsafe fn join(high: __m512i, low: __m512i) -> Self {

@@ -64,6 +64,12 @@ pub trait Vector: Copy {
     unsafe fn from_int(x: Self::Int) -> Self;
     /// All lanes to `p`.
     unsafe fn store_int(x: Self::Int, p: *mut u8);
+    /// `a - b`.
+    unsafe fn sub_int(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// The bf16 in the lower halves of all lanes.
+    unsafe fn lower_bf16(x: Self::Int) -> Self;
+    /// The bf16 in the upper halves of all lanes.
+    unsafe fn upper_bf16(x: Self::Int) -> Self;
     /// `256 * high + low`.
     unsafe fn join(high: Self::Int, low: Self::Int) -> Self;
     /// All lanes to `p`.

@@ -88,6 +88,18 @@ impl Vector for Portable {
         unsafe { p.cast::<[i32; 8]>().write_unaligned(x) }
     }
     #[inline(always)]
+    unsafe fn sub_int(a: [i32; 8], b: [i32; 8]) -> [i32; 8] {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn lower_bf16(x: [i32; 8]) -> Self {
+        Self(x.map(|x| f32::from_bits(x.cast_unsigned() << 16)))
+    }
+    #[inline(always)]
+    unsafe fn upper_bf16(x: [i32; 8]) -> Self {
+        Self(x.map(|x| f32::from_bits(x.cast_unsigned() & 0xffff_0000)))
+    }
+    #[inline(always)]
     unsafe fn join(high: [i32; 8], low: [i32; 8]) -> Self {
         Self(std::array::from_fn(|i| (256 * high[i] + low[i]) as f32))
     }

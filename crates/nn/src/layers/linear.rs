@@ -105,7 +105,7 @@ impl Linear {
         {
             return Ok(packed.clone());
         }
-        let packed = PackedWeight::new(weight)?;
+        let packed = PackedWeight::new(weight, self.weight.narrow())?;
         *slot = Some((version, packed.clone()));
         Ok(packed)
     }

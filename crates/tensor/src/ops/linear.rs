@@ -3,6 +3,7 @@
 use crate::{Error, Result, Shape, Tensor};
 use ocelli_kernels::activation::{self, Activation};
 use ocelli_kernels::gemm::{Epilogue, Lhs, PackedRhs, Rhs, matmul};
+use ocelli_kernels::narrow::{Narrow, PackedNarrow};
 use ocelli_kernels::quant::PackedBlocks;
 use ocelli_kernels::{Buffer, elementwise};
 use std::sync::Arc;
@@ -15,19 +16,25 @@ pub struct PackedWeight(Arc<Panels>);
 enum Panels {
     Values(PackedRhs),
     Blocks(PackedBlocks),
+    Narrow(PackedNarrow),
 }
 
 impl PackedWeight {
-    /// Packs a weight `[outputs, inputs]`; one in blocks stays so.
+    /// Packs a weight `[outputs, inputs]`; one in blocks stays so, another becomes `narrow` if that is
+    /// given.
     ///
     /// # Errors
     /// If it is not a matrix.
-    pub fn new(weight: &Tensor) -> Result<Self> {
+    pub fn new(weight: &Tensor, narrow: Option<Narrow>) -> Result<Self> {
         let &[outputs, inputs] = &weight.shape()[..] else {
             return Err(Error::shape("pack", "[outputs, inputs]", weight.shape()));
         };
         if let Some(blocks) = weight.blocks().filter(|b| b.shape() == [outputs, inputs]) {
             return Ok(Self(Arc::new(Panels::Blocks(PackedBlocks::new(blocks)))));
+        }
+        if let Some(kind) = narrow {
+            let packed = PackedNarrow::new(kind, (outputs, inputs), weight.values());
+            return Ok(Self(Arc::new(Panels::Narrow(packed))));
         }
         let rhs = Rhs::Transposed(weight.values(), inputs);
         Ok(Self(Arc::new(Panels::Values(PackedRhs::new(inputs, outputs, rhs)))))
@@ -38,6 +45,7 @@ impl PackedWeight {
         match &*self.0 {
             Panels::Values(panels) => [panels.n(), panels.k()],
             Panels::Blocks(panels) => [panels.n(), panels.k()],
+            Panels::Narrow(panels) => [panels.n(), panels.k()],
         }
     }
 
@@ -46,6 +54,7 @@ impl PackedWeight {
         match &*self.0 {
             Panels::Values(panels) => panels.bytes(),
             Panels::Blocks(panels) => panels.bytes(),
+            Panels::Narrow(panels) => panels.bytes(),
         }
     }
 
@@ -53,6 +62,7 @@ impl PackedWeight {
         match &*self.0 {
             Panels::Values(panels) => Rhs::Packed(panels),
             Panels::Blocks(panels) => Rhs::Blocks(panels),
+            Panels::Narrow(panels) => Rhs::Narrow(panels),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::global::Global;
 use crate::{memory, session, shapes};
 use ocelli_models::{Files, HeadCounts, Model};
 use ocelli_nn::{Builder, Parameters};
-use ocelli_tensor::BlockKind;
+use ocelli_tensor::{BlockKind, Narrow};
 use std::io::{BufRead, Write};
 use std::time::Instant;
 
@@ -72,6 +72,10 @@ impl Task {
 enum Dtype {
     /// 32 bits; files in blocks stay so
     F32,
+    /// bf16 for both operands of linear layers, f32 for their sums
+    Bf16,
+    /// 8 bits with a scale for each output and each row
+    Int8,
     /// 8 bits with a scale for 32 values, for language models
     #[value(name = "q8_0")]
     Q8_0,
@@ -83,9 +87,17 @@ enum Dtype {
 impl Dtype {
     fn blocks(self) -> Option<BlockKind> {
         match self {
-            Self::F32 => None,
+            Self::F32 | Self::Bf16 | Self::Int8 => None,
             Self::Q8_0 => Some(BlockKind::Q8_0),
             Self::Q4_0 => Some(BlockKind::Q4_0),
+        }
+    }
+
+    fn narrow(self) -> Option<Narrow> {
+        match self {
+            Self::Bf16 => Some(Narrow::Bf16),
+            Self::Int8 => Some(Narrow::Int8),
+            _ => None,
         }
     }
 }
@@ -139,6 +151,9 @@ const SECONDS: f64 = 20.0;
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let (model, parameters) = model(global, args)?;
+    if let Some(kind) = args.dtype.narrow() {
+        parameters.narrow(kind);
+    }
     let mut step = Step::new(args, model, &parameters)?;
     step.run()?; // Packs weights, warms caches.
     if args.interactive {

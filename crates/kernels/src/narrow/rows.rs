@@ -1,0 +1,178 @@
+//! The left operand of a narrow product: rows of words.
+
+use super::Narrow;
+use crate::buffer::Buffer;
+use crate::gemm::Lhs;
+use crate::pool::{Shared, parallel_rows};
+use crate::simd::{Isa, Vector, dispatch};
+
+/// The largest byte.
+const LARGEST: f32 = 127.0;
+/// Words that a row is longer than what it holds, as rows that are a power of two apart would meet in
+/// the same lines of the cache.
+const APART: usize = 16;
+
+/// What a row is divided by to become bytes: 0 for one of zeros, and not a number if it has values
+/// that are not finite.
+pub(super) fn scale(row: &[f32]) -> f32 {
+    // As whole numbers, the bits of what is not finite are the largest.
+    let bits = row.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff));
+    let largest = f32::from_bits(bits);
+    if !largest.is_finite() {
+        f32::NAN
+    } else if largest < 1e-30 {
+        0.0
+    } else {
+        largest / LARGEST
+    }
+}
+
+/// What a row is multiplied by to become bytes.
+fn inverse(scale: f32) -> f32 {
+    if scale > 0.0 { 1.0 / scale } else { 0.0 }
+}
+
+fn byte(x: f32, inverse: f32) -> i32 {
+    // Rounds to even, as 1.5 * 2^23 has its last digit before the point. What is not finite becomes
+    // some byte; the scale remembers it.
+    const ROUND: f32 = 12_582_912.0;
+    let bits = (x * inverse + ROUND).to_bits().cast_signed();
+    (bits - ROUND.to_bits().cast_signed()).clamp(-127, 127)
+}
+
+fn bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        return (bits >> 16) | 0x40;
+    }
+    (bits + 0x7fff + (bits >> 16 & 1)) >> 16
+}
+
+/// The word of up to [`Narrow::per_word`] values of a weight, and the sum of its bytes.
+pub(super) fn word(kind: Narrow, values: &[f32], scale: f32) -> (i32, i32) {
+    match kind {
+        Narrow::Bf16 => {
+            let upper = values.get(1).map_or(0, |x| bf16(*x));
+            ((bf16(values[0]) | upper << 16).cast_signed(), 0)
+        }
+        Narrow::Int8 => {
+            let inverse = inverse(scale);
+            let mut bytes = [0_u8; 4];
+            let mut sum = 0;
+            for (to, x) in bytes.iter_mut().zip(values) {
+                let byte = byte(*x, inverse);
+                *to = (byte as i8).cast_unsigned();
+                sum += byte;
+            }
+            (i32::from_le_bytes(bytes), sum)
+        }
+    }
+}
+
+/// What the words of a row are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Four bytes.
+    Bytes,
+    /// Two bf16.
+    Pairs,
+    /// An f32 of the value of a bf16.
+    F32,
+}
+
+impl Form {
+    const fn per_word(self) -> usize {
+        match self {
+            Self::Bytes => 4,
+            Self::Pairs => 2,
+            Self::F32 => 1,
+        }
+    }
+}
+
+/// Rows of words; bytes are 128 higher than what they mean, so that they have no sign.
+pub(super) struct Rows {
+    pub(super) words: Buffer<i32>,
+    /// Words between two rows.
+    pub(super) stride: usize,
+    /// The scale of each row; all 1 for bf16.
+    pub(super) scales: Buffer<f32>,
+}
+
+impl Rows {
+    pub(super) fn new(isa: Isa, form: Form, (m, k): (usize, usize), lhs: Lhs) -> Self {
+        // A row of f32 has a word for each of a pair.
+        let depth =
+            k.div_ceil(form.per_word()).next_multiple_of(if form == Form::F32 { 2 } else { 1 });
+        let stride = depth.next_multiple_of(16) + APART;
+        let mut words = Buffer::<i32>::uninit(m * stride);
+        let mut scales = Buffer::<f32>::uninit(m);
+        let out = (Shared::new(&mut words), Shared::new(&mut scales));
+        parallel_rows(m, k, 1 << 13, |first, count| {
+            let mut line = Vec::new();
+            for row in first..first + count {
+                let from = row * lhs.row_stride;
+                let values = if lhs.k_stride == 1 {
+                    &lhs.data[from..][..k]
+                } else {
+                    line.clear();
+                    line.extend(lhs.data[from..].iter().step_by(lhs.k_stride).take(k));
+                    &line[..]
+                };
+                // SAFETY: each task writes its own rows; the instruction set is there.
+                unsafe {
+                    let to = out.0.slice(row * stride, depth);
+                    let scale = &mut out.1.slice(row, 1)[0];
+                    dispatch!(isa, write(form: Form, values: &[f32], to: &mut [i32], scale: &mut f32));
+                }
+            }
+        });
+        Self { words, stride, scales }
+    }
+}
+
+// Plain loops, compiled for each instruction set.
+#[allow(clippy::extra_unused_type_parameters)]
+#[inline(always)]
+unsafe fn write<V: Vector>(form: Form, values: &[f32], to: &mut [i32], scale: &mut f32) {
+    match form {
+        Form::F32 => {
+            *scale = 1.0;
+            to[values.len()..].fill(0);
+            for (to, x) in to.iter_mut().zip(values) {
+                *to = (bf16(*x) << 16).cast_signed();
+            }
+        }
+        Form::Pairs => {
+            *scale = 1.0;
+            let (pairs, rest) = values.as_chunks::<2>();
+            for (to, [a, b]) in to.iter_mut().zip(pairs) {
+                *to = (bf16(*a) | bf16(*b) << 16).cast_signed();
+            }
+            if let ([x], Some(to)) = (rest, to.last_mut()) {
+                *to = bf16(*x).cast_signed();
+            }
+        }
+        Form::Bytes => {
+            *scale = self::scale(values);
+            let inverse = inverse(*scale);
+            let four = |x: &[f32; 4]| {
+                // Below 127.5 in size, so the lowest byte of the number with 2^23 added is its code.
+                let code = |x: f32| {
+                    let x = if x.is_finite() { x * inverse } else { 0.0 };
+                    ((x + 12_582_912.0 + 128.0).to_bits() & 0xff).cast_signed()
+                };
+                code(x[0]) | code(x[1]) << 8 | code(x[2]) << 16 | code(x[3]) << 24
+            };
+            let (fours, rest) = values.as_chunks::<4>();
+            for (to, x) in to.iter_mut().zip(fours) {
+                *to = four(x);
+            }
+            if let (false, Some(to)) = (rest.is_empty(), to.last_mut()) {
+                let mut x = [0.0; 4];
+                x[..rest.len()].copy_from_slice(rest);
+                *to = four(&x);
+            }
+        }
+    }
+}
