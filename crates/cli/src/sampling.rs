@@ -1,6 +1,7 @@
 //! Flags that say how text is written.
 
 use crate::failure::Failure;
+use crate::interrupt;
 use clap::Args;
 use ocelli_models::generate::{Beams, EarlyStopping, Sampling, Settings, Strategy};
 
@@ -84,6 +85,7 @@ impl SamplingArgs {
             max_new_tokens,
             min_new_tokens,
             repetition_penalty: self.repetition_penalty.unwrap_or(usual.repetition_penalty),
+            interrupt: Some(interrupt::flag()),
             ..usual.clone()
         })
     }

@@ -12,6 +12,8 @@ use ocelli_models::language::llama::{Llama, LlamaConfig};
 use ocelli_models::language::opt::{Opt, OptConfig};
 use ocelli_nn::{Builder, Parameters};
 use ocelli_tensor::{Tensor, no_grad};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 const VOCAB: usize = 50;
 const CONTEXT: usize = 40;
@@ -187,5 +189,33 @@ fn a_row_ends_when_the_caller_says_so_and_at_the_end_of_the_context() {
     match error.unwrap_err() {
         Error::ContextOverflow { limit: 40, tokens: 41, image_tokens: 30 } => {}
         other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_beam_search_ends_when_asked() {
+    let [_, _, beams] = strategies();
+    for model in models() {
+        let whole = run(&*model, &[&[4, 2, 33]], &settings(beams.clone()));
+        let flag = Arc::new(AtomicBool::new(true));
+        let interrupted = Settings { interrupt: Some(flag), ..settings(beams.clone()) };
+        let cut = run(&*model, &[&[4, 2, 33]], &interrupted);
+        assert!(cut[0].ids.len() == 1 && whole[0].ids.len() > 1, "{cut:?} {whole:?}");
+        // A caller that has read enough gets what it has read.
+        let prompt = Prompt::text(&*model, &[4, 2, 33]).unwrap();
+        let mut told = 0;
+        let stopped = generate(
+            &*model,
+            &[prompt],
+            &mut model.new_cache(1),
+            &settings(beams.clone()),
+            &mut |_, _| {
+                told += 1;
+                if told < 2 { Flow::Continue } else { Flow::Stop }
+            },
+        );
+        let stopped = &stopped.unwrap()[0];
+        assert_eq!(stopped.ids, whole[0].ids[..2]);
+        assert!(stopped.finish == Finish::Stopped || whole[0].ids.len() == 2);
     }
 }

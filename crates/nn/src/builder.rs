@@ -122,7 +122,10 @@ impl LoadError {
              or take an earlier checkpoint"
         } else if told(EMPTIED) || told(PACKED) {
             "\n  save the full weights and try again"
-        } else if missing.is_empty() && misshaped.iter().all(|m| m.contains(" for proj")) {
+        } else if missing.is_empty()
+            && !misshaped.is_empty()
+            && misshaped.iter().all(|m| m.contains(" for proj"))
+        {
             "\n  the projector was trained between other models: take the one that belongs to this \
              language model and this tower"
         } else {

@@ -8,6 +8,7 @@
 use super::choose::adjust;
 use super::{Answer, Cache, Decoder, Finish, Prompt, Rows, Settings};
 use crate::Result;
+use std::sync::atomic::Ordering;
 
 /// A beam search.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,6 +113,11 @@ pub(super) fn search(
             if ended.last().is_some_and(|worst| per_length(best.score, len) <= worst.score) {
                 break;
             }
+        }
+        if settings.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            // What grows best so far is better than nothing.
+            ended.push(Ended { ids: ids_of(best), score: best.score });
+            break;
         }
         cache.select(&going.iter().map(|c| c.beam).collect::<Vec<_>>());
         let next: Vec<u32> = going.iter().map(|c| c.id).collect();

@@ -16,6 +16,8 @@ pub use choose::Sampling;
 use crate::{Error, Result};
 use choose::Chooser;
 use ocelli_tensor::{Tensor, no_grad};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// A language model that continues text.
 pub trait Decoder {
@@ -69,7 +71,7 @@ pub enum Strategy {
 }
 
 /// When and how to go on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// How tokens are chosen.
     pub strategy: Strategy,
@@ -82,6 +84,8 @@ pub struct Settings {
     /// Logits of tokens that were said are divided by it, or multiplied where they are negative
     /// (Keskar et al. 2019, arXiv:1909.05858, §4.1); 1 changes nothing.
     pub repetition_penalty: f32,
+    /// Ends a beam search after the step in which it is raised; other strategies ask for each token.
+    pub interrupt: Option<Arc<AtomicBool>>,
 }
 
 impl Settings {
@@ -93,6 +97,7 @@ impl Settings {
             min_new_tokens: 0,
             eos: eos.to_vec(),
             repetition_penalty: 1.0,
+            interrupt: None,
         }
     }
 }
@@ -158,8 +163,12 @@ pub fn generate(
             let mut answers = Vec::with_capacity(prompts.len());
             for (row, prompt) in prompts.iter().enumerate() {
                 let own = cache.row(row);
-                let answer = beam::search(decoder, prompt, own, settings, beams, rooms[row])?;
-                let _ = answer.ids.iter().all(|id| on_token(row, *id) == Flow::Continue);
+                let mut answer = beam::search(decoder, prompt, own, settings, beams, rooms[row])?;
+                let stop = answer.ids.iter().position(|id| on_token(row, *id) == Flow::Stop);
+                if let Some(last) = stop.filter(|last| last + 1 < answer.ids.len()) {
+                    answer.ids.truncate(last + 1);
+                    answer.finish = Finish::Stopped;
+                }
                 answers.push(answer);
             }
             Ok(answers)

@@ -71,15 +71,22 @@ pub(super) fn open(
             let names = blip2::transformers_names(&sizes, family == Family::InstructBlip);
             let b = builder(&names);
             let mut model = Blip2::new(&sizes, &b);
-            let tokenizer = file.with_file_name("qformer_tokenizer");
-            if family == Family::InstructBlip && tokenizer.is_dir() {
-                let tokenizer =
-                    Tokenizer::from_dir(&tokenizer).map_err(ocelli_data::Error::from)?;
-                model = model.with_instructions(tokenizer);
+            if family == Family::InstructBlip {
+                model = with_instructions(model, file.parent().unwrap_or(Path::new(".")))?;
             }
             Ok((Model::Blip2(Box::new(model)), b.finish()?, names))
         }
     }
+}
+
+/// The model with the tokenizer of the instructions that queries read, if that lies in `dir`.
+pub(super) fn with_instructions(model: Blip2, dir: &Path) -> Result<Blip2> {
+    let tokenizer = dir.join("qformer_tokenizer");
+    if !tokenizer.is_dir() {
+        return Ok(model);
+    }
+    let tokenizer = Tokenizer::from_dir(&tokenizer).map_err(ocelli_data::Error::from)?;
+    Ok(model.with_instructions(tokenizer))
 }
 
 /// Height and width of the pictures that a model sees, in pixels.

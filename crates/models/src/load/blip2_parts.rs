@@ -55,7 +55,9 @@ pub(super) fn open(config: &Value, weights: &Arc<Checkpoint>, file: &Path) -> Re
     };
     let writing = language.as_ref().map(|part| part.config.clone());
     let config = sizes.blip2(&f, vision, writing)?;
-    compose(&config, weights, tower, language)
+    let (model, parameters, names, sources) = compose(&config, weights, tower, language)?;
+    let model = blip2_config::with_instructions(model, dir)?;
+    Ok((Model::Blip2(Box::new(model)), parameters, names, sources))
 }
 
 fn compose(
@@ -63,7 +65,7 @@ fn compose(
     weights: &Arc<Checkpoint>,
     tower: Option<Frozen<TowerConfig>>,
     language: Option<Frozen<WritingConfig>>,
-) -> Result<Composed> {
+) -> Result<(Blip2, Parameters, Vec<Names>, Vec<Source>)> {
     let mut names = blip2::lavis_names(config, tower.is_none());
     let trained = Builder::load(Arc::clone(weights), names.clone());
     let file = weights.file_of("query_tokens").map(Path::to_owned).unwrap_or_default();
@@ -86,7 +88,7 @@ fn compose(
         // A part of the trained file has been finished with it, and nothing is left in it.
         parameters = parameters.and(&builder.finish()?);
     }
-    Ok((Model::Blip2(Box::new(model)), parameters, names, sources))
+    Ok((model, parameters, names, sources))
 }
 
 /// The tower, without its last block, which no user of it runs.

@@ -106,9 +106,8 @@ impl Llava {
     pub fn seen(&self, pixels: &Tensor) -> Result<Tensor> {
         let c = &self.config;
         no_grad(|| {
-            let states = self.vision.hidden_states(pixels)?;
-            let read: Vec<&Tensor> = c.states.iter().map(|i| &states[*i]).collect();
-            let seen = Tensor::cat(&read, 2)?; // [batch, 1 + patches, states width]
+            let states = self.vision.states(pixels, &c.states)?;
+            let seen = Tensor::cat(&states.iter().collect::<Vec<_>>(), 2)?; // [batch, 1 + patches, states width]
             let from = usize::from(!c.keeps_class);
             Ok(seen.narrow(1, from, seen.shape()[1] - from)?)
         })

@@ -151,6 +151,29 @@ impl ClipVit {
         Ok(states)
     }
 
+    /// Those of [`ClipVit::hidden_states`] that are `wanted`, in that order. Blocks behind the last of
+    /// them do not run.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// If there is no such state.
+    pub fn states(&self, pixels: &Tensor, wanted: &[usize]) -> Result<Vec<Tensor>> {
+        let last = wanted.iter().copied().max().unwrap_or(0);
+        let mut kept = vec![None; wanted.len()];
+        let mut x = self.embed(pixels)?;
+        for state in 0..=last {
+            if state > 0 {
+                x = self.blocks[state - 1].forward(&x)?;
+            }
+            for (kept, _) in kept.iter_mut().zip(wanted).filter(|(_, wanted)| **wanted == state) {
+                *kept = Some(x.clone());
+            }
+        }
+        Ok(kept.into_iter().flatten().collect())
+    }
+
     /// The position table for pictures of another size, `[1 + patches, width]`.
     ///
     /// # Errors
