@@ -19,6 +19,7 @@ mod sampling;
 mod session;
 mod shapes;
 mod table;
+mod template;
 mod texts;
 mod unread;
 mod written;

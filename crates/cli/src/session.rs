@@ -118,6 +118,14 @@ impl Source {
         Ok(self.files.language_tokenizer()?)
     }
 
+    /// The chat template of a language model, if it has one. Needs no weights.
+    pub(crate) fn chat_template(
+        &self,
+        tokenizer: &text::Tokenizer,
+    ) -> Result<Option<text::ChatTemplate>, Failure> {
+        Ok(self.files.chat_template(tokenizer)?)
+    }
+
     /// Tokens that end what it writes, as its files say.
     pub(crate) fn end_tokens(&self) -> Result<Vec<u32>, Failure> {
         Ok(self.files.end_tokens()?)

@@ -1,4 +1,5 @@
-//! `ocelli run` through its pipes: messages, pictures, commands and what goes wrong with them.
+//! `ocelli run` through its pipes: messages, pictures, commands and what goes wrong with them; with
+//! models that see and with language models that have a chat template.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use serde_json::Value;
@@ -88,4 +89,60 @@ fn captions_and_answers_come_from_a_model_that_talks() {
             assert_eq!(line["image"], image);
         }
     }
+}
+
+/// The tiny LLaMA of `tools/gguf_chat.py`, which has a chat template.
+const CHAT: &str = "testdata/gguf/chat.gguf";
+
+#[test]
+fn a_language_model_talks_in_its_chat_template() {
+    let file = std::env::temp_dir().join(format!("ocelli-gguf-{}.json", std::process::id()));
+    let input = format!("What is it?\nAnd the cat?\n/save {}\n/clear\nThe dog\n", file.display());
+    let output = ocelli(&["run", "-m", CHAT, "-n", "8", "--temperature", "0"], &input);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let conversation = saved(&file);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(conversation["template"], CHAT);
+    let generated = |arguments: &[&str], prompt: &str| {
+        let arguments = [&["generate", "-m", CHAT, "-n", "8", "-i", prompt], arguments].concat();
+        String::from_utf8(ocelli(&arguments, "").stdout).unwrap().trim().to_owned()
+    };
+    // The token that begins a text comes with its tokenizer.
+    let mut prompt = String::new();
+    for turn in conversation["turns"].as_array().unwrap() {
+        prompt += &["[user] ", turn["user"].as_str().unwrap(), "\n[assistant]"].concat();
+        let answer = turn["answer"].as_str().unwrap();
+        assert_eq!(answer, generated(&[], &prompt));
+        assert!(!answer.is_empty());
+        prompt = prompt.trim_end_matches("[assistant]").to_owned();
+        prompt += &["[assistant] ", answer, "</s>\n"].concat();
+    }
+    // After /clear nothing was said before, as if the program had just begun.
+    let last = generated(&["--chat"], "The dog");
+    assert!(said.ends_with(&format!("{last}\n")), "{said:?}, {last:?}");
+    assert_eq!(last, generated(&[], "[user] The dog\n[assistant]"));
+}
+
+#[test]
+fn chat_templates_that_are_missing_broken_or_unwilling_are_named() {
+    let file = std::env::temp_dir().join(format!("ocelli-{}.jinja", std::process::id()));
+    std::fs::write(&file, "{% for m in messages %}{{ m.content }}\n{% end %}").unwrap();
+    let path = file.to_str().unwrap();
+    let bare = "testdata/golden/backbones/llama_gqa";
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["-m", bare], 2, "the model has no chat template; give --chat-template FILE"),
+        (&["-m", CHAT, "--system", "Be brief."], 3, "this model has no system message"),
+        (&["-m", bare, "--chat-template", path], 3, "fails at line 2"),
+        (&["-m", bare, "--chat-template", "no-such-file"], 3, "cannot read no-such-file"),
+        (&["-m", bare, "--conv-mode", "v1", "--system", "x"], 2, "has a message of its own"),
+        (&["-m", CHAT, "--image", FOX], 2, "the model reads text alone"),
+    ];
+    for (arguments, code, said) in cases {
+        let output = ocelli(&[&["run", "-i", "Hello"], arguments].concat(), "");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        assert!(error.contains(said), "{said} is not in {error}");
+    }
+    std::fs::remove_file(&file).unwrap();
 }

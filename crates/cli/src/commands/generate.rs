@@ -7,12 +7,13 @@ use crate::output::Output;
 use crate::pictures;
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
+use crate::template::{Form, TemplateArgs};
 use crate::written::Written;
-use ocelli_data::text::{IMAGE_MARK, Template, Tokenizer};
+use ocelli_data::text::{IMAGE_MARK, Tokenizer};
 use ocelli_models::connector::splice::Spliced;
 use ocelli_models::generate::{Cache, Decoder, Flow, Prompt, Rows, Settings, generate};
 use ocelli_models::language::causal::CausalModel;
-use ocelli_models::systems::talker::{Talker, ids};
+use ocelli_models::systems::talker::{Talker, ids, text_ids};
 use ocelli_tensor::Tensor;
 use serde::Serialize;
 use std::cell::Cell;
@@ -34,6 +35,7 @@ Examples:
   ocelli generate -m gpt2 -i \"The cat sat on the\" -n 20
   ocelli generate -m models/llama -i \"Once upon a time\" --temperature 0.8 --top-p 0.95 --seed 7
   ocelli generate -m models/llava --image photo.jpg -i \"What is in the picture?\"
+  ocelli generate -m models/chat.gguf --chat -i \"Name three rivers.\"
   ocelli generate -m models/llama -i \"One,\" -i \"Red,\" --num-beams 4 --json")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -52,6 +54,11 @@ pub(crate) struct Args {
     /// put into the model's conversation template, behind its pictures
     #[arg(long, value_name = "IMG", aliases = ["image-file", "image_file"])]
     image: Vec<PathBuf>,
+    /// Put each prompt into the model's template as the message of a user, as `ocelli run` does
+    #[arg(long)]
+    chat: bool,
+    #[command(flatten)]
+    template: TemplateArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Write a line of JSON for each prompt
@@ -75,6 +82,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let usual = Settings::greedy(USUAL_TOKENS, &source.end_tokens()?);
     let mut settings = args.sampling.settings(&usual)?;
     let tokenizer = source.language_tokenizer();
+    let own = tokenizer.as_ref().map_or(Ok(None), |tokenizer| source.chat_template(tokenizer));
     let processor = (!args.image.is_empty()).then(|| source.processor()).transpose()?;
     let session = source.open(global)?;
     let talker = session.opened.model.talker();
@@ -95,23 +103,35 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             pictures.extend(talker.pictures(&pictures::one(path, processor)?)?);
         }
     }
-    let template =
-        talker.and_then(|t| Template::named(t.template())).filter(|_| !pictures.is_empty());
+    let form = if args.chat || !pictures.is_empty() {
+        Some(args.template.form(&tokenizer, talker, own?)?)
+    } else {
+        None
+    };
     let read = |text: &String| {
-        let text = match template {
-            Some(t) if !text.contains(IMAGE_MARK) => t.render(&t.show(pictures.len(), text)),
+        let text = match &form {
+            Some(form) if args.chat || !text.contains(IMAGE_MARK) => {
+                form.render(&form.show(pictures.len(), text))?
+            }
             _ => text.clone(),
         };
-        let ids =
-            if talker.is_some() { ids(&tokenizer, &text) } else { tokenizer.encode(&text, true) };
+        let ids = match (talker, &form) {
+            (Some(_), _) => ids(&tokenizer, &text),
+            (None, Some(_)) => text_ids(&tokenizer, &text),
+            (None, None) => tokenizer.encode(&text, true),
+        };
         Ok(Spliced::new(model, &ids, None, &pictures)?.into())
     };
+    let mut stops = args.sampling.stop.clone();
+    if args.chat {
+        stops.extend(form.iter().flat_map(Form::stops));
+    }
     interrupt::watch();
     let mut out = Output::new();
     let shows = !args.json && args.prompt.len() == 1 && stdout().is_terminal();
     for prompts in args.prompt.chunks(BATCH) {
         let prompts: Result<Vec<Prompt>, Failure> = prompts.iter().map(read).collect();
-        write(model, &tokenizer, &settings, &prompts?, args, shows, &mut out)?;
+        write(model, &tokenizer, &settings, &prompts?, &stops, args.json, shows, &mut out)?;
         out.flush()?;
         if interrupt::asked() {
             return Err(Failure::interrupted());
@@ -151,11 +171,11 @@ fn write(
     tokenizer: &Tokenizer,
     settings: &Settings,
     prompts: &[Prompt],
-    args: &Args,
+    stops: &[String],
+    is_json: bool,
     shows: bool,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let stops = &args.sampling.stop;
     let mut written: Vec<Written> =
         prompts.iter().map(|_| Written::new(tokenizer, stops)).collect();
     let started = Instant::now();
@@ -183,7 +203,7 @@ fn write(
         if shows {
             out.text(rest)?;
             out.text("\n")?;
-        } else if args.json {
+        } else if is_json {
             out.json(&Line {
                 text: written.text(),
                 ids: &answer.ids,

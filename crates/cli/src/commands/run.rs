@@ -1,4 +1,4 @@
-//! `ocelli run`: a conversation about pictures.
+//! `ocelli run`: a conversation, about pictures where the model sees.
 
 use crate::failure::Failure;
 use crate::global::Global;
@@ -7,11 +7,13 @@ use crate::output::Output;
 use crate::pictures;
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
+use crate::template::{Form, TemplateArgs};
 use crate::written::Written;
 use ocelli_data::image::Processor;
-use ocelli_data::text::{Template, Tokenizer, Turn};
+use ocelli_data::text::{Tokenizer, Turn};
 use ocelli_models::generate::{Flow, Sampling, Settings, Strategy};
-use ocelli_models::systems::talker::{Conversation, Talker, ids};
+use ocelli_models::language::causal::CausalModel;
+use ocelli_models::systems::talker::{Conversation, Talker, ids, text_ids};
 use ocelli_tensor::Tensor;
 use serde::Serialize;
 use std::io::{BufRead, IsTerminal, Write, stderr, stdin};
@@ -29,14 +31,15 @@ const COMMANDS: &str = "\
 /help        this list
 /exit        leave, as Ctrl-D does; Ctrl-C ends an answer";
 
-/// Talk with a model about pictures
+/// Talk with a model, about pictures if it sees
 ///
 /// With -i one question is answered; without it each line is a message, and lines that begin with / are commands: /image PATH, /clear, /save FILE, /help, /exit. Ctrl-C ends an answer and keeps what was said.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   ocelli run -m llava-hf/llava-1.5-7b-hf --quant q4_0 --image photo.jpg
-  ocelli run -m llava/ --image a.jpg --image b.jpg -i 'What changed?' --temperature 0")]
+  ocelli run -m llava/ --image a.jpg --image b.jpg -i 'What changed?' --temperature 0
+  ocelli run -m SmolLM2-135M-Instruct.Q4_1.gguf --system 'Answer in one sentence.'")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -46,9 +49,8 @@ pub(crate) struct Args {
     /// Message to answer; without it, a chat
     #[arg(short = 'i', long, value_name = "TEXT", alias = "query", short_alias = 'p')]
     prompt: Option<String>,
-    /// Conversation template, such as vicuna_v1 [default: the model's own]
-    #[arg(long, value_name = "NAME", aliases = ["conv_mode", "chat-template"])]
-    conv_mode: Option<String>,
+    #[command(flatten)]
+    template: TemplateArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -56,18 +58,19 @@ pub(crate) struct Args {
 pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let source = session::find(global, &args.model)?;
     let tokenizer = source.language_tokenizer();
+    let own = tokenizer.as_ref().map_or(Ok(None), |tokenizer| source.chat_template(tokenizer));
     let processor = source.processor();
     let end_tokens = source.end_tokens()?;
     let session = source.open(global)?;
-    let Some(talker) = session.opened.model.talker() else {
-        return Err(session.unsuitable("a conversation", "a LLaVA or a MiniGPT"));
+    let talker = session.opened.model.talker();
+    let Some(language) = talker.map(Talker::language).or(session.opened.model.causal()) else {
+        return Err(session.unsuitable("a conversation", "a LLaVA, a MiniGPT or a language model"));
     };
-    let (tokenizer, processor) = (tokenizer?, processor?);
-    let name = args.conv_mode.as_deref().unwrap_or(talker.template());
-    let Some(template) = Template::named(name) else {
-        let names: Vec<&str> = Template::names().collect();
-        let names = names.join(", ");
-        return Err(Failure::usage(format!("--conv-mode {name}: expected one of {names}")));
+    let tokenizer = tokenizer?;
+    let form = args.template.form(&tokenizer, talker, own?)?;
+    let eyes = match talker {
+        Some(talker) => Some((talker, processor?)),
+        None => None,
     };
     let drawn = Sampling { temperature: TEMPERATURE, ..Sampling::default() };
     let usual = Settings {
@@ -80,17 +83,16 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     }
     let stops = args.sampling.stop.iter().cloned();
     let mut chat = Chat {
-        talker,
+        language,
+        eyes,
         tokenizer: &tokenizer,
-        processor: &processor,
-        name,
-        template,
         settings,
-        stops: stops.chain(template.stops().map(str::to_owned)).collect(),
+        stops: stops.chain(form.stops()).collect(),
+        form,
         turns: Vec::new(),
         shown: Vec::new(),
         next: Vec::new(),
-        conversation: Conversation::new(talker.language()),
+        conversation: Conversation::new(language),
         out: Output::new(),
     };
     for path in &args.image {
@@ -115,11 +117,11 @@ struct Shown {
 
 /// A conversation with all that it needs.
 struct Chat<'a> {
-    talker: &'a dyn Talker,
+    language: &'a dyn CausalModel,
+    /// What brings pictures to it, if it can be shown any.
+    eyes: Option<(&'a dyn Talker, Processor)>,
     tokenizer: &'a Tokenizer,
-    processor: &'a Processor,
-    name: &'a str,
-    template: &'a Template,
+    form: Form,
     settings: Settings,
     stops: Vec<String>,
     turns: Vec<Turn>,
@@ -177,7 +179,7 @@ impl Chat<'_> {
     fn talk(&mut self) -> Result<(), Failure> {
         let is_terminal = stdin().is_terminal();
         if is_terminal {
-            tell(&format!("template {}; /help lists the commands", self.name));
+            tell(&format!("template {}; /help lists the commands", self.form.name()));
         }
         let mut lines = stdin().lock().lines();
         loop {
@@ -217,8 +219,12 @@ impl Chat<'_> {
 
     /// Reads a picture for the next message.
     fn show(&mut self, path: &Path) -> Result<(), Failure> {
-        let pixels = pictures::one(path, self.processor)?;
-        for tokens in self.talker.pictures(&pixels)? {
+        let Some((talker, processor)) = &self.eyes else {
+            let what = "the model reads text alone; a LLaVA or a MiniGPT can be shown pictures";
+            return Err(Failure::usage(what));
+        };
+        let pixels = pictures::one(path, processor)?;
+        for tokens in talker.pictures(&pixels)? {
             self.next.push(Shown { path: path.to_owned(), tokens });
         }
         Ok(())
@@ -228,13 +234,13 @@ impl Chat<'_> {
         self.turns.clear();
         self.shown.clear();
         self.next.clear();
-        self.conversation = Conversation::new(self.talker.language());
+        self.conversation = Conversation::new(self.language);
     }
 
     /// Says something and writes the answer as it comes. If there is none, nothing was said.
     fn say(&mut self, text: &str) -> Result<(), Failure> {
         let (turns, shown) = (self.turns.len(), self.shown.len());
-        self.turns.extend(self.template.show(self.next.len(), text));
+        self.turns.extend(self.form.show(self.next.len(), text));
         self.shown.append(&mut self.next);
         let answer = self.answer();
         match answer {
@@ -253,18 +259,21 @@ impl Chat<'_> {
     }
 
     fn answer(&mut self) -> Result<String, Failure> {
-        let ids = ids(self.tokenizer, &self.template.render(&self.turns));
+        let text = self.form.render(&self.turns)?;
+        let ids = match self.eyes {
+            Some(_) => ids(self.tokenizer, &text),
+            None => text_ids(self.tokenizer, &text),
+        };
         let pictures: Vec<Tensor> = self.shown.iter().map(|s| s.tokens.clone()).collect();
         let mut written = Written::new(self.tokenizer, &self.stops);
         let (out, mut broken, mut has_begun) = (&mut self.out, None, false);
-        let language = self.talker.language();
         let mut write = |text: &str| {
             // What stands between the role and the answer is not part of it.
             let text = if has_begun { text } else { text.trim_start() };
             has_begun |= !text.is_empty();
             out.text(text).and_then(|()| out.flush())
         };
-        self.conversation.answer(language, &ids, &pictures, &self.settings, &mut |id| {
+        self.conversation.answer(self.language, &ids, &pictures, &self.settings, &mut |id| {
             broken = write(written.push(id)).err();
             if broken.is_some() || written.is_over() || interrupt::asked() {
                 Flow::Stop
@@ -284,7 +293,7 @@ impl Chat<'_> {
     /// Writes the conversation to a file, whole or not at all.
     fn save(&self, path: &Path) -> Result<(), Failure> {
         let saved = Saved {
-            template: self.name,
+            template: self.form.name(),
             images: self.shown.iter().map(|s| s.path.display().to_string()).collect(),
             turns: self
                 .turns

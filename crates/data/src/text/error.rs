@@ -168,6 +168,27 @@ pub enum TextError {
         /// The folder.
         path: std::path::PathBuf,
     },
+    /// A chat template is not Jinja, or does what cannot be done.
+    #[error(
+        "{file}: the chat template fails at line {line}: {source}; give another one with \
+         --chat-template"
+    )]
+    ChatTemplate {
+        /// The file.
+        file: String,
+        /// The line of the template, from 1; 0 if the cause has none.
+        line: usize,
+        /// The cause.
+        source: minijinja::Error,
+    },
+    /// A chat template does not take a conversation.
+    #[error("{file}: the chat template refuses the conversation: {reason}")]
+    ConversationRefused {
+        /// The file.
+        file: String,
+        /// What the template says.
+        reason: String,
+    },
     /// A template has no place for the label.
     #[error("template {template:?} has no {{}}; put {{}} where the label goes")]
     NoPlaceholder {

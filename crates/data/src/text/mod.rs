@@ -5,6 +5,7 @@ mod boxes;
 mod bpe;
 mod changes;
 mod charsmap;
+mod chat_template;
 mod clip_bpe;
 mod clip_files;
 mod clip_words;
@@ -30,6 +31,7 @@ mod wordpiece;
 mod zero_shot;
 
 pub use boxes::{BoxError, BoxNotation, TextBox};
+pub use chat_template::ChatTemplate;
 pub use clip_bpe::{Behaviour, ClipTokenizer, SpecialTokens, Truncate};
 pub use conversation::{IMAGE_MARK, Template, Turn};
 pub use error::{Result, TextError};

@@ -45,7 +45,7 @@ use crate::vision::resnet_v2::{self, HybridVit};
 use crate::vision::vit::{self, Vit, VitConfig};
 use crate::{Error, Result};
 use ocelli_data::image::Processor;
-use ocelli_data::text::{Behaviour, BertTokenizer, ClipTokenizer, Tokenizer};
+use ocelli_data::text::{Behaviour, BertTokenizer, ChatTemplate, ClipTokenizer, Tokenizer};
 use ocelli_nn::checkpoint::{Checkpoint, gguf};
 use ocelli_nn::{Builder, Names, Parameters};
 use ocelli_tensor::BlockKind;
@@ -671,6 +671,22 @@ impl Files {
         let is_apart = has_parts && apart.is_dir();
         let dir = if is_apart { &apart } else { self.dir() };
         Ok(Tokenizer::from_dir(dir).map_err(ocelli_data::Error::from)?)
+    }
+
+    /// The chat template of a language model with this `tokenizer`, if its files have one. Needs no
+    /// weights.
+    ///
+    /// # Errors
+    /// If it is broken.
+    pub fn chat_template(&self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        let template = if self.family == Family::Gguf {
+            let file = self.path.display().to_string();
+            let source = self.config.get("tokenizer.chat_template").and_then(Value::as_str);
+            source.map(|source| ChatTemplate::for_tokenizer(source, &file, tokenizer)).transpose()
+        } else {
+            ChatTemplate::from_dir(self.dir(), tokenizer)
+        };
+        Ok(template.map_err(ocelli_data::Error::from)?)
     }
 
     /// Whether its texts go through the tokenizer of BERT.

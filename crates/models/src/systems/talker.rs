@@ -45,16 +45,23 @@ pub(super) fn one_by_one(tokens: &Tensor) -> Result<Vec<Tensor>> {
 /// Ids of a text with one [`IMAGE`] for each [`IMAGE_MARK`]. What stands between marks is read by
 /// itself, and the token that begins a text comes once, as in the original code of LLaVA and MiniGPT.
 pub fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    let start = tokenizer.named().start.and_then(|id| tokenizer.token(id));
     let mut all = Vec::new();
     for (i, words) in text.split(IMAGE_MARK).enumerate() {
-        if i > 0 {
+        if i == 0 {
+            all.extend(text_ids(tokenizer, words));
+        } else {
             all.push(IMAGE);
+            all.extend(tokenizer.encode(words, false));
         }
-        let begins = i == 0 && start.is_none_or(|start| !words.starts_with(start));
-        all.extend(tokenizer.encode(words, begins));
     }
     all
+}
+
+/// Ids of a prompt without pictures. A template may spell out the token that begins a text, which
+/// comes once all the same.
+pub fn text_ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    let start = tokenizer.named().start.and_then(|id| tokenizer.token(id));
+    tokenizer.encode(text, start.is_none_or(|start| !text.starts_with(start)))
 }
 
 /// A conversation as a language model has read it.
