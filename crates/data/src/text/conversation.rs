@@ -53,13 +53,34 @@ pub struct Template {
     /// A turn that stands before the first one.
     #[serde(default)]
     examples: Option<[String; 2]>,
-    /// A picture at the beginning of a message, with what stands around its mark, if that is not a
-    /// line of its own.
-    #[serde(default)]
-    image: Option<String>,
+    /// How a message shows a picture before its words.
+    #[serde(default = "picture_on_its_line")]
+    picture: String,
     /// A turn that brings the picture, where pictures have turns of their own.
     #[serde(default)]
     image_turn: Option<[String; 2]>,
+}
+
+fn picture_on_its_line() -> String {
+    format!("{IMAGE_MARK}\n")
+}
+
+/// A stretch of a rendered conversation.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    pub(super) text: String,
+    /// Whether a model learns to write it.
+    pub(super) is_learned: bool,
+}
+
+impl Stretch {
+    fn given<const N: usize>(texts: [&str; N]) -> Self {
+        Self { text: texts.concat(), is_learned: false }
+    }
+
+    fn learned<const N: usize>(texts: [&str; N]) -> Self {
+        Self { text: texts.concat(), is_learned: true }
+    }
 }
 
 static TEMPLATES: LazyLock<BTreeMap<String, Template>> = LazyLock::new(|| {
@@ -82,34 +103,47 @@ impl Template {
     pub fn render(&self, turns: &[Turn]) -> String {
         let examples = self.examples.as_ref().map(|[user, answer]| (&user[..], Some(&answer[..])));
         let turns = turns.iter().map(|t| (&t.user[..], t.answer.as_deref()));
-        let turns = examples.into_iter().chain(turns);
+        let stretches = self.stretches(examples.into_iter().chain(turns));
+        stretches.into_iter().map(|stretch| stretch.text).collect()
+    }
+
+    fn stretches<'a>(
+        &self,
+        turns: impl Iterator<Item = (&'a str, Option<&'a str>)>,
+    ) -> Vec<Stretch> {
         if self.style == Style::Llama2 {
-            return self.render_llama_2(turns);
+            return self.llama_2_stretches(turns);
         }
         let joint = if self.style == Style::Named { ": " } else { "" };
         let [user_role, model_role] = &self.roles;
         let [user_end, answer_end] = &self.ends;
-        let mut text = String::new();
+        let mut stretches = Vec::new();
         if !self.system.is_empty() {
-            text = format!("{}{user_end}", self.system);
+            stretches.push(Stretch::given([&self.system, user_end]));
         }
         for (user, answer) in turns {
-            text += &[user_role, joint, user, user_end].concat();
+            stretches.push(Stretch::given([user_role, joint, user, user_end]));
             match answer {
-                Some(answer) => text += &[model_role, joint, answer, answer_end].concat(),
+                Some(answer) => {
+                    let role = [model_role, joint].concat();
+                    // The space is one token with the word behind it, which is learned.
+                    let space = &role[role.trim_end_matches(' ').len()..];
+                    stretches.push(Stretch::given([role.trim_end_matches(' ')]));
+                    stretches.push(Stretch::learned([space, answer, answer_end]));
+                }
                 // The space would be a token of its own.
-                None => text += &[model_role, joint.trim_end()].concat(),
+                None => stretches.push(Stretch::given([model_role, joint.trim_end()])),
             }
         }
-        text
+        stretches
     }
 
-    fn render_llama_2<'a>(
+    fn llama_2_stretches<'a>(
         &self,
         turns: impl Iterator<Item = (&'a str, Option<&'a str>)>,
-    ) -> String {
+    ) -> Vec<Stretch> {
         let [start, end] = &self.ends;
-        let mut text = String::new();
+        let mut stretches: Vec<Stretch> = Vec::new();
         for (i, (user, answer)) in turns.enumerate() {
             let system = match &self.system[..] {
                 system if i == 0 && !system.is_empty() => {
@@ -117,20 +151,74 @@ impl Template {
                 }
                 _ => String::new(),
             };
-            text += &[start, "[INST] ", &system, user, " [/INST]"].concat();
+            stretches.push(Stretch::given([start, "[INST] ", &system, user, " [/INST]"]));
             if let Some(answer) = answer {
-                text += &[" ", answer, " ", end].concat();
+                stretches.push(Stretch::learned([" ", answer, " ", end]));
             }
         }
-        // As published: the characters of the mark, not the mark.
-        text.trim_start_matches(|c| start.contains(c)).to_owned()
+        if let Some(first) = stretches.first_mut() {
+            // As published: the characters of the mark, not the mark.
+            first.text = first.text.trim_start_matches(|c| start.contains(c)).to_owned();
+        }
+        stretches
+    }
+
+    /// A conversation as LLaVA trains on it, without the example of the template. The template of
+    /// one mark for both sides stands before its messages then, and is learned with them; a plain one
+    /// has the pictures in place of what the user says.
+    pub(super) fn training_stretches(&self, turns: &[Turn]) -> Vec<Stretch> {
+        let pairs = turns.iter().map(|t| (&t.user[..], t.answer.as_deref()));
+        if self.style == Style::Plain {
+            let shown = |text: &str| IMAGE_MARK.repeat(text.matches(IMAGE_MARK).count());
+            return pairs
+                .flat_map(|(user, answer)| {
+                    let answer = answer.map(|text| Stretch::learned([text, &self.ends[1]]));
+                    [Some(Stretch::given([&shown(user)])), answer]
+                })
+                .flatten()
+                .collect();
+        }
+        let [mark, answer_end] = &self.ends;
+        if self.style != Style::Named || mark != answer_end {
+            return self.stretches(pairs);
+        }
+        let [user_role, model_role] = &self.roles;
+        let mut stretches = vec![Stretch::given([&self.system, "\n\n"])];
+        for (user, answer) in pairs {
+            stretches.push(Stretch::learned([mark]));
+            stretches.push(Stretch::given([" ", user_role, ": ", user, "\n"]));
+            let said = answer.map(|answer| [mark, " ", model_role, ": ", answer, "\n"]);
+            stretches.extend(said.map(Stretch::learned));
+        }
+        stretches.push(Stretch::learned([mark, " "]));
+        stretches
+    }
+
+    /// What the user says as LLaVA trains on it: pictures before the words, each on its line.
+    pub fn pictures_first(&self, text: &str) -> String {
+        let images = text.matches(IMAGE_MARK).count();
+        if images == 0 {
+            return text.to_owned();
+        }
+        let words = text.replace(IMAGE_MARK, "");
+        (self.picture.repeat(images) + words.trim()).trim().to_owned()
     }
 
     /// A message that shows `images` pictures before its text, unless the text says where they go.
     /// Where pictures have turns of their own they come first.
     pub fn show(&self, images: usize, text: &str) -> Vec<Turn> {
-        if images == 0 || text.contains(IMAGE_MARK) {
-            return vec![Turn { user: text.to_owned(), answer: None }];
+        let message = |user: String| vec![Turn { user, answer: None }];
+        if images == 0 {
+            return message(text.to_owned());
+        }
+        let frame = self.picture.trim_end();
+        if text.contains(IMAGE_MARK) {
+            let is_framed = text.contains(frame);
+            return message(if is_framed {
+                text.to_owned()
+            } else {
+                text.replace(IMAGE_MARK, frame)
+            });
         }
         if let Some([user, answer]) = &self.image_turn {
             let shown = Turn { user: user.clone(), answer: Some(answer.clone()) };
@@ -138,8 +226,7 @@ impl Template {
             turns.push(Turn { user: text.to_owned(), answer: None });
             return turns;
         }
-        let mark = self.image.clone().unwrap_or_else(|| format!("{IMAGE_MARK}\n"));
-        vec![Turn { user: mark.repeat(images) + text, answer: None }]
+        message(self.picture.repeat(images) + text)
     }
 
     /// Texts that end an answer: what stands behind one, and what the next message begins with.
@@ -194,5 +281,29 @@ mod tests {
         let turns = Template::named("minigpt_v2").unwrap().show(1, "[refer] the fox");
         let text = Template::named("minigpt_v2").unwrap().render(&turns);
         assert_eq!(text, "<s>[INST] <Img><image></Img> [refer] the fox [/INST]");
+    }
+
+    /// The prompts of the chats of MiniGPT-4 and MiniGPT-v2.
+    #[test]
+    fn minigpt_frames_its_pictures() {
+        let prompt = |name: &str, text: &str| {
+            let template = Template::named(name).unwrap();
+            template.render(&template.show(1, text))
+        };
+        let system = "Give the following image: <Img>ImageContent</Img>. You will be able to see \
+                      the image once I provide it to you. Please answer my questions.";
+        assert_eq!(
+            prompt("minigpt4_vicuna_v0", "What is it?"),
+            format!("{system}###Human: <Img><image></Img> What is it?###Assistant: ")
+        );
+        assert_eq!(
+            prompt("minigpt4_llama_2", "What is it?"),
+            format!("{system}<s>[INST] <Img><image></Img> What is it? [/INST] ")
+        );
+        let v2 = "<s>[INST] <Img><image></Img> [vqa] What is it? [/INST]";
+        for text in ["[vqa] What is it?", "<image> [vqa] What is it?"] {
+            assert_eq!(prompt("minigpt_v2", text), v2);
+        }
+        assert_eq!(prompt("minigpt_v2", "<Img><image></Img> [vqa] What is it?"), v2);
     }
 }

@@ -189,6 +189,17 @@ pub enum TextError {
         /// What the template says.
         reason: String,
     },
+    /// A tokenizer prints something else than it read.
+    #[error(
+        "token {token:?} is not what the text has at byte {at}, so which tokens are learned is not \
+         known; use a tokenizer that keeps texts as they are, such as one of LLaMA"
+    )]
+    TokenElsewhere {
+        /// The token.
+        token: String,
+        /// Where the text goes on.
+        at: usize,
+    },
     /// A template has no place for the label.
     #[error("template {template:?} has no {{}}; put {{}} where the label goes")]
     NoPlaceholder {

@@ -11,6 +11,7 @@ use super::added_tokens::{AddedToken, AddedTokens, Part};
 use super::bpe::byte_symbols;
 use super::changes::Change;
 use super::cuts::{Cut, SPACE_MARK, cut};
+use super::error::{Result, TextError};
 use super::pieces::{Pieces, byte_of_piece};
 use super::stream::{Printed, Printing, TextStream};
 use super::wordpiece::BertTokenizer;
@@ -126,6 +127,38 @@ impl Tokenizer {
             ids.extend_from_slice(&self.back);
         }
         ids
+    }
+
+    /// As [`Tokenizer::encode`], with the byte of `text` that each token begins at; those that the
+    /// model expects around it begin at its ends. A space that encoding put in is at no byte.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::TokenElsewhere`] for a tokenizer that changes texts.
+    pub fn encode_with_starts(&self, text: &str, add_special: bool) -> Result<Vec<(u32, usize)>> {
+        let with_start = |start: usize| move |id: &u32| (*id, start);
+        let mut tokens = Vec::new();
+        if add_special {
+            tokens.extend(self.front.iter().map(with_start(0)));
+        }
+        let mut rest = text.as_bytes();
+        for id in self.encode(text, false) {
+            let mut printed = Vec::new();
+            self.print(id, !tokens.is_empty(), &mut |more| match more {
+                Printed::Bytes(bytes) => printed.extend_from_slice(bytes),
+                Printed::Text(text) => printed.extend_from_slice(text.as_bytes()),
+            });
+            let at = text.len() - rest.len();
+            let without_space = || rest.strip_prefix(printed.strip_prefix(b" ")?);
+            rest = rest.strip_prefix(&printed[..]).or_else(without_space).ok_or_else(|| {
+                TextError::TokenElsewhere { token: self.token(id).unwrap_or_default().into(), at }
+            })?;
+            tokens.push((id, at));
+        }
+        if add_special {
+            tokens.extend(self.back.iter().map(with_start(text.len())));
+        }
+        Ok(tokens)
     }
 
     /// The text of `ids`, without special tokens if `skip_special`. Bytes that are no UTF-8 become
