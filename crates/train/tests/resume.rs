@@ -1,7 +1,7 @@
 //! A run that was interrupted, or killed, gives the losses and weights of one that was not.
 #![allow(clippy::unwrap_used)] // A failed test is to panic.
 
-use ocelli_data::image::{Limits, decode};
+use ocelli_data::image::{Limits, RgbImage, decode, encode_png};
 use ocelli_data::text::Truncate;
 use ocelli_models::language::bert::Texts;
 use ocelli_models::{Files, HeadCounts, Model};
@@ -137,11 +137,9 @@ fn make_data(folder: &Path) {
                 pixel[class] = 130 + 10 * i;
                 pixel[(class + 1) % 3] = (at as u8).wrapping_mul(i);
             }
-            let mut bytes = Vec::new();
-            let mut encoder = png::Encoder::new(&mut bytes, 20, 18);
-            encoder.set_color(png::ColorType::Rgb);
-            encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
-            fs::write(of_class.join(format!("{i}.png")), bytes).unwrap();
+            let picture = RgbImage::new(20, 18, pixels).unwrap();
+            let file = of_class.join(format!("{i}.png"));
+            fs::write(file, encode_png(&picture).unwrap()).unwrap();
             let line = format!(
                 "{{\"image\": \"folder/{name}/{i}.png\", \"label\": \"{name}\", \
                  \"caption\": [\"{name}\", \"a {name} picture\", \"number {i} in {name}\"]}}\n"
