@@ -1,6 +1,6 @@
 //! How a forward pass in training differs from one in use.
 
-use ocelli_nn::layers::NormStatistics;
+use ocelli_nn::layers::{Dropout, NormStatistics};
 use ocelli_tensor::{Result, Tensor, checkpoint};
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ pub struct Pass {
     /// tape keeps its input alone (Chen et al. 2016, arXiv:1604.06174). Gradients are the same bit
     /// for bit.
     pub checkpoints_blocks: bool,
+    /// What is left out of the layers.
+    pub dropout: Dropout,
 }
 
 impl Pass {

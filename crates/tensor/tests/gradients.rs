@@ -44,6 +44,14 @@ fn check(name: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>)
 }
 
 #[test]
+fn dropout() {
+    let inputs = [values(&[3, 8], 1), values(&[3, 8], 2)];
+    check("dropout", &inputs[..1], |x| x[0].dropout(0.4, 5, None));
+    check("dropout and residual", &inputs, |x| x[0].dropout(0.4, 5, Some(&x[1])));
+    assert!(inputs[0].dropout(0.4, 5, Some(&values(&[8], 1))).is_err());
+}
+
+#[test]
 fn linear() {
     for activation in Activation::ALL {
         if activation == Activation::Relu {

@@ -9,7 +9,7 @@ use crate::setup::{Reader, Setup};
 use crate::{Error, Result};
 use ocelli_data::dataset::{Batch, Batches, DataState};
 use ocelli_models::{Model, Pass};
-use ocelli_nn::layers::NormStatistics;
+use ocelli_nn::layers::{Dropout, NormStatistics};
 use ocelli_tensor::{Targets, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -90,7 +90,7 @@ impl Iterator for StepParts<'_> {
     }
 }
 
-/// The loss of the next batch of `feed` and its gradients. `step` picks the random numbers of mixup;
+/// The loss of the next batch of `feed` and its gradients. `step` picks the random numbers of mixup and dropout;
 /// `progress` hears of locked towers at work.
 pub(crate) fn outcome(
     setup: &Setup,
@@ -108,7 +108,7 @@ pub(crate) fn outcome(
                 let checkpoints_blocks = learns && config.grad_checkpointing;
                 let statistics =
                     if learns { NormStatistics::Batch } else { NormStatistics::Running };
-                Pass { statistics, checkpoints_blocks }
+                Pass { statistics, checkpoints_blocks, ..Pass::default() }
             });
             let image = |part: &Batch| -> Result<Tensor> {
                 Ok(clip.encode_image_by(&pixels(part)?, pass[0])?)
@@ -160,10 +160,14 @@ pub(crate) fn outcome(
             contrastive(&mut parts.by_ref().filter_map(&features), again, [true; 2], &scale)?
         }
         (Model::Vit(_) | Model::Hybrid(_) | Model::LocalVit(_), _) => {
-            let pass = Pass { checkpoints_blocks: config.grad_checkpointing, ..Pass::default() };
             let logits = |part: Result<(u64, Batch)>| {
                 let (number, mut part) = part?;
                 let targets = targets(setup, config, &mut part, (step, number))?;
+                let pass = Pass {
+                    checkpoints_blocks: config.grad_checkpointing,
+                    dropout: Dropout::new(config.dropout, config.seed, step, number),
+                    ..Pass::default()
+                };
                 Ok((setup.learner.logits(&pixels(&part)?, pass)?, targets))
             };
             supervised(config.global_batch_size, &mut parts.by_ref().map(logits))?

@@ -30,6 +30,7 @@ global_batch_size = 8
 micro_batch_size = 3
 label_smoothing = 0.1
 mixup = 0.2
+dropout = 0.1
 [optim]
 name = "adamw"
 lr = 3e-3

@@ -78,6 +78,47 @@ pub fn add_assign(to: &mut [f32], from: &[f32]) {
     });
 }
 
+/// Dropout (Srivastava et al. 2014, JMLR 15, §4): `out[i]` is 0 with probability `rate`, else
+/// `x[i] / (1 - rate)`; `residual` is added to it. Value `i` has the random number `i` that `SplitMix64`
+/// (Steele et al. 2014) draws from `key`, so a mask is never stored and depends on nothing else.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn dropout(x: &[f32], rate: f32, key: u64, residual: Option<&[f32]>, out: &mut [f32]) {
+    #[inline(always)]
+    #[allow(clippy::extra_unused_type_parameters, reason = "`dispatch!` names the vector")]
+    unsafe fn run<V: Vector>(x: &[f32], key: u64, limit: u64, scale: f32, out: &mut [f32]) {
+        let mut state = key;
+        for (o, x) in out.iter_mut().zip(x) {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let is_kept = ((z ^ (z >> 31)) >> 32) >= limit;
+            *o = if is_kept { x * scale } else { 0.0 };
+        }
+    }
+    assert!(x.len() == out.len() && residual.is_none_or(|r| r.len() == x.len()));
+    let limit = (f64::from(rate) * 2f64.powi(32)) as u64;
+    let scale = if rate < 1.0 { 1.0 / (1.0 - rate) } else { 0.0 };
+    let shared = Shared::new(out);
+    parallel_rows(x.len(), 1, GRAIN, |first, n| {
+        let x = &x[first..first + n];
+        let key = key.wrapping_add((first as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        // SAFETY: chunks are disjoint; the instruction set is there.
+        let out = unsafe {
+            let out = shared.slice(first, n);
+            dispatch!(
+                Isa::best(),
+                run(x: &[f32], key: u64, limit: u64, scale: f32, out: &mut [f32])
+            );
+            out
+        };
+        if let Some(residual) = residual {
+            out.iter_mut().zip(&residual[first..first + n]).for_each(|(o, r)| *o += r);
+        }
+    });
+}
+
 /// `to *= factor`.
 pub fn scale_assign(to: &mut [f32], factor: f32) {
     let n = to.len();
@@ -221,5 +262,42 @@ mod tests {
         let mut repeated = vec![0.0; 4];
         add_repeated(&rows, &[10.0, 20.0], &mut repeated);
         assert_eq!(repeated, [15.0, 26.0, 11.0, 22.0]);
+    }
+
+    #[test]
+    fn dropout_keeps_the_mean_and_its_masks_do_not_depend_on_the_length() {
+        // Longer than a task, so that later tasks begin within the sequence of numbers.
+        let n = 3 * GRAIN + 5;
+        let x: Vec<f32> = (0..n).map(|i| 1.0 + (i % 3) as f32).collect();
+        let residual: Vec<f32> = (0..n).map(|i| (i % 7) as f32).collect();
+        let (mut out, mut part) = (vec![9.0; n], vec![9.0; n]);
+        for (rate, scale) in [(0.1, 1.0 / 0.9), (0.5, 2.0), (0.75, 4.0)] {
+            dropout(&x, rate, 7, None, &mut out);
+            let is_zero_or_scaled = |(o, x): (&f32, &f32)| *o == 0.0 || *o == x * scale;
+            assert!(out.iter().zip(&x).all(is_zero_or_scaled), "{rate}");
+            let zeros = out.iter().filter(|o| **o == 0.0).count() as f64;
+            let (n, rate64) = (n as f64, f64::from(rate));
+            let deviation = (n * rate64 * (1.0 - rate64)).sqrt();
+            assert!((zeros - n * rate64).abs() < 5.0 * deviation, "{rate}: {zeros} of {n}");
+            // Neighbours are dropped together as often as chance has it.
+            let pairs = out.windows(2).filter(|w| w[0] == 0.0 && w[1] == 0.0).count() as f64;
+            assert!((pairs - n * rate64 * rate64).abs() < 5.0 * n.sqrt(), "{rate}: {pairs}");
+
+            let short = 1000;
+            dropout(&x[..short], rate, 7, None, &mut part[..short]);
+            assert_eq!(part[..short], out[..short], "{rate}");
+            dropout(&x, rate, 7, Some(&residual), &mut part);
+            assert!((0..part.len()).all(|i| part[i] == out[i] + residual[i]), "{rate}");
+        }
+        dropout(&x, 0.0, 7, None, &mut out);
+        assert_eq!(out, x);
+        dropout(&x, 1.0, 7, None, &mut out);
+        assert!(out.iter().all(|o| *o == 0.0));
+        // The first number that `SplitMix64` draws from 0 is e220a8397b1dcdaf.
+        let bound = (f64::from(0xe220_a839_u32) / 2f64.powi(32)) as f32;
+        for (rate, is_kept) in [(bound - 1e-6, true), (bound + 1e-6, false)] {
+            dropout(&[1.0], rate, 0, None, &mut out[..1]);
+            assert_eq!(out[0] != 0.0, is_kept);
+        }
     }
 }

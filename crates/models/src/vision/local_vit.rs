@@ -8,7 +8,7 @@
 //! mean of all tokens is classified. No checkpoint of this form was published.
 
 use crate::{Pass, Result};
-use ocelli_nn::layers::{LayerNorm, Linear, LocalAttention, Mlp};
+use ocelli_nn::layers::{Dropout, LayerNorm, Linear, LocalAttention, Mlp};
 use ocelli_nn::{Builder, Init};
 use ocelli_tensor::{Activation, Targets, Tensor};
 use serde::{Deserialize, Serialize};
@@ -125,15 +125,21 @@ impl Block {
     }
 
     /// `[batch, patches, width]` in and out.
-    fn forward(&self, x: &Tensor, grid: (usize, usize)) -> ocelli_tensor::Result<Tensor> {
+    fn forward(
+        &self,
+        x: &Tensor,
+        grid: (usize, usize),
+        drop: Dropout,
+    ) -> ocelli_tensor::Result<Tensor> {
         let z = self.norm1.forward(x)?;
         let x = match &self.attn {
-            Attention::Window(attention) => attention.forward(&z, grid, Some(x))?,
+            Attention::Window(attention) => attention.forward(&z, grid, Some(x), drop)?,
             Attention::Axes { columns, rows } => {
-                rows.forward(&columns.forward(&z, grid, None)?, grid, Some(x))?
+                let z = columns.forward(&z, grid, None, drop)?;
+                rows.forward(&z, grid, Some(x), drop)?
             }
         };
-        self.mlp.forward(&self.norm2.forward(&x)?, Some(&x))
+        self.mlp.forward_dropping(&self.norm2.forward(&x)?, Some(&x), drop)
     }
 }
 
@@ -183,9 +189,11 @@ impl LocalVit {
     fn features_by(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
         let grid = self.config.grid();
         let x = pixels.patches(self.config.patch_size)?; // [batch, patches, 3 patch patch]
-        let mut x = self.patch.forward(&x)?; // [batch, patches, width]
+        let drop = pass.dropout;
+        // [batch, patches, width]
+        let mut x = self.patch.forward_dropping(&x, Activation::None, None, drop)?;
         for block in &self.blocks {
-            x = pass.through(block, &x, move |block, x| block.forward(x, grid))?;
+            x = pass.through(block, &x, move |block, x| block.forward(x, grid, drop))?;
         }
         Ok(x)
     }

@@ -7,7 +7,7 @@
 
 use super::position::PositionRule;
 use crate::{Pass, Result};
-use ocelli_nn::layers::{LayerNorm, Linear, Mlp, SelfAttention};
+use ocelli_nn::layers::{Dropout, LayerNorm, Linear, Mlp, SelfAttention};
 use ocelli_nn::{Builder, Init, Name, Names, Parameter, concat, copy, transpose};
 use ocelli_tensor::{Activation, AttentionMask, Targets, Tensor};
 use serde::{Deserialize, Serialize};
@@ -150,16 +150,18 @@ impl Block {
         }
     }
 
-    /// `[batch, tokens, width]` in and out.
-    fn forward(&self, x: &Tensor) -> ocelli_tensor::Result<Tensor> {
+    /// `[batch, tokens, width]` in and out. Dropout is where Appendix B.1 has it: behind every dense
+    /// layer but those to queries, keys and values.
+    fn forward(&self, x: &Tensor, drop: Dropout) -> ocelli_tensor::Result<Tensor> {
         let mask = AttentionMask::default();
         let Some((scale1, scale2)) = &self.scales else {
-            let x = self.attn.forward(&self.norm1.forward(x)?, &mask, Some(x))?; // Eq. 2
-            return self.mlp.forward(&self.norm2.forward(&x)?, Some(&x)); // Eq. 3
+            let z = self.norm1.forward(x)?;
+            let x = self.attn.forward_dropping(&z, &mask, Some(x), drop)?; // Eq. 2
+            return self.mlp.forward_dropping(&self.norm2.forward(&x)?, Some(&x), drop); // Eq. 3
         };
-        let branch = self.attn.forward(&self.norm1.forward(x)?, &mask, None)?;
+        let branch = self.attn.forward_dropping(&self.norm1.forward(x)?, &mask, None, drop)?;
         let x = branch.scale_columns(&scale1.tensor())?.add(x)?;
-        let branch = self.mlp.forward(&self.norm2.forward(&x)?, None)?;
+        let branch = self.mlp.forward_dropping(&self.norm2.forward(&x)?, None, drop)?;
         branch.scale_columns(&scale2.tensor())?.add(&x)
     }
 }
@@ -257,15 +259,17 @@ impl Vit {
     pub fn hidden_states(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
         let mut states = vec![self.embed(pixels, None)?];
         for block in &self.blocks {
-            states.push(block.forward(&states[states.len() - 1])?);
+            states.push(block.forward(&states[states.len() - 1], Dropout::default())?);
         }
         Ok(states)
     }
 
     fn encode(&self, pixels: &Tensor, masked: Option<&Arc<[bool]>>, pass: Pass) -> Result<Tensor> {
-        let mut z = self.embed(pixels, masked)?; // Eq. 1
+        let drop = pass.dropout;
+        let z = self.embed(pixels, masked)?; // Eq. 1
+        let mut z = drop.forward(&z, self.position.name(), None)?;
         for block in &self.blocks {
-            z = pass.through(block, &z, Block::forward)?; // Eq. 2 and 3
+            z = pass.through(block, &z, move |block, z| block.forward(z, drop))?; // Eq. 2 and 3
         }
         Ok(z)
     }

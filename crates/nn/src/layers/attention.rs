@@ -1,6 +1,6 @@
 //! Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762, §3.2.2).
 
-use crate::layers::Linear;
+use crate::layers::{Dropout, Linear};
 use crate::{Builder, Init};
 use ocelli_tensor::{Activation, Angles, AttentionMask, Heads, KeyValues, Result, Step, Tensor};
 
@@ -45,9 +45,23 @@ impl SelfAttention {
         mask: &AttentionMask,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
+        self.forward_dropping(x, mask, residual, Dropout::default())
+    }
+
+    /// The same with dropout behind the last projection.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn forward_dropping(
+        &self,
+        x: &Tensor,
+        mask: &AttentionMask,
+        residual: Option<&Tensor>,
+        dropout: Dropout,
+    ) -> Result<Tensor> {
         let qkv = self.qkv.forward(x)?; // [batch, tokens, 3 width]
         let mixed = qkv.self_attention(self.heads, mask)?; // [batch, tokens, width]
-        self.out.forward_with(&mixed, Activation::None, residual)
+        self.out.forward_dropping(&mixed, Activation::None, residual, dropout)
     }
 
     /// The same for new tokens, whose keys and values join those of the tokens before them.

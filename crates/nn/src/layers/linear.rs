@@ -1,5 +1,6 @@
 //! The linear layer.
 
+use crate::layers::Dropout;
 use crate::{Builder, Init, Parameter};
 use ocelli_tensor::{Activation, LinearOptions, PackedWeight, Result, Tensor};
 use std::sync::Mutex;
@@ -80,7 +81,25 @@ impl Linear {
         self.of_weight(x, activation, residual)
     }
 
-    /// The same without a change of low rank.
+    /// `dropout(activation(x Wᵀ + b)) + residual`.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn forward_dropping(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        residual: Option<&Tensor>,
+        dropout: Dropout,
+    ) -> Result<Tensor> {
+        if dropout.is_off() {
+            return self.forward_with(x, activation, residual);
+        }
+        let y = self.forward_with(x, activation, None)?;
+        dropout.forward(&y, self.weight.name(), residual)
+    }
+
+    /// [`Linear::forward_with`] without a change of low rank.
     fn of_weight(
         &self,
         x: &Tensor,

@@ -1,6 +1,6 @@
 //! Self-attention within windows and along the axes of a grid.
 
-use crate::layers::Linear;
+use crate::layers::{Dropout, Linear};
 use crate::{Builder, Init, Parameter};
 use ocelli_tensor::{Activation, Result, Tensor};
 
@@ -52,7 +52,7 @@ impl LocalAttention {
         Self::new(b, width, heads, (1, 2 * grid_w - 1), init)
     }
 
-    /// `out(attention(x)) + residual`; `[batch, grid_h * grid_w, width]` in and out.
+    /// `dropout(out(attention(x))) + residual`; `[batch, grid_h * grid_w, width]` in and out.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -61,10 +61,11 @@ impl LocalAttention {
         x: &Tensor,
         grid: (usize, usize),
         residual: Option<&Tensor>,
+        dropout: Dropout,
     ) -> Result<Tensor> {
         let qkv = self.qkv.forward(x)?; // [batch, positions, 3 width]
         let (rows, cols) = (self.relative_rows.tensor(), self.relative_cols.tensor());
         let mixed = qkv.local_attention(&rows, &cols, grid)?; // [batch, positions, width]
-        self.out.forward_with(&mixed, Activation::None, residual)
+        self.out.forward_dropping(&mixed, Activation::None, residual, dropout)
     }
 }

@@ -1,6 +1,6 @@
 //! The two-layer perceptron of a transformer block.
 
-use crate::layers::Linear;
+use crate::layers::{Dropout, Linear};
 use crate::{Builder, Init};
 use ocelli_tensor::{Activation, Result, Tensor};
 
@@ -34,7 +34,20 @@ impl Mlp {
     /// # Errors
     /// If shapes do not fit.
     pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-        let hidden = self.up.forward_with(x, self.activation, None)?; // [.., hidden]
-        self.down.forward_with(&hidden, Activation::None, residual)
+        self.forward_dropping(x, residual, Dropout::default())
+    }
+
+    /// The same with dropout behind both layers.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn forward_dropping(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        dropout: Dropout,
+    ) -> Result<Tensor> {
+        let hidden = self.up.forward_dropping(x, self.activation, None, dropout)?; // [.., hidden]
+        self.down.forward_dropping(&hidden, Activation::None, residual, dropout)
     }
 }

@@ -3,6 +3,7 @@
 mod attention;
 mod batch_norm;
 mod conv2d;
+mod dropout;
 mod embedding;
 mod gated_mlp;
 mod group_norm;
@@ -15,6 +16,7 @@ mod rms_norm;
 pub use attention::{Attention, AttentionSizes, SelfAttention};
 pub use batch_norm::{BatchNorm, NormStatistics};
 pub use conv2d::Conv2d;
+pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use gated_mlp::GatedMlp;
 pub use group_norm::GroupNorm;

@@ -1,5 +1,6 @@
 //! Sums, products and reductions.
 
+use crate::tape::Edge;
 use crate::{Error, Result, Tensor};
 use ocelli_kernels::{Buffer, elementwise};
 
@@ -70,6 +71,30 @@ impl Tensor {
         Ok(product(&a, &b).tracked(&[&parents[0], &parents[1]], move |grad, tape| {
             tape.add(&ea, || product(&grad, &b));
             tape.add(&eb, || product(&grad, &a));
+        }))
+    }
+
+    /// Dropout: each value is 0 with probability `rate`, else divided by `1 - rate`, and `residual` is
+    /// added. The mask is that of `key`, whatever else is computed.
+    ///
+    /// # Errors
+    /// If the residual has another shape.
+    pub fn dropout(&self, rate: f32, key: u64, residual: Option<&Tensor>) -> Result<Tensor> {
+        if let Some(other) = residual.filter(|other| other.shape() != self.shape()) {
+            return Err(Error::shape("dropout", self.shape().to_string(), other.shape()));
+        }
+        let dropped = move |x: &Tensor, residual: Option<&Tensor>| {
+            let mut out = Buffer::uninit(x.elements());
+            let residual = residual.map(Tensor::values);
+            elementwise::dropout(x.values(), rate, key, residual, &mut out);
+            Tensor::new(out, x.shape().clone())
+        };
+        let parents = [self.edge(), residual.map_or(Edge(None), Tensor::edge)];
+        let [x, r] = parents.clone();
+        let y = dropped(self, residual);
+        Ok(y.tracked(&[&parents[0], &parents[1]], move |grad, tape| {
+            tape.add(&x, || dropped(&grad, None));
+            tape.add(&r, || grad);
         }))
     }
 

@@ -111,6 +111,7 @@ impl TrainConfig {
             ("optim.betas[1]", optim.betas[1]),
             ("optim.momentum", optim.momentum),
             ("train.label_smoothing", f64::from(train.label_smoothing)),
+            ("train.dropout", f64::from(train.dropout)),
             ("schedule.warmup_ratio", self.schedule.warmup_ratio),
         ];
         if let Some((key, value)) = below_one.iter().find(|(_, v)| !(0.0..1.0).contains(v)) {
@@ -121,6 +122,9 @@ impl TrainConfig {
         }
         if !(0.0..=100.0).contains(&train.mixup) {
             return wrong(format!("train.mixup is {}; it must be from 0 to 100", train.mixup));
+        }
+        if train.dropout != 0.0 && !model.family.is_classifier() {
+            return wrong("train.dropout is for classifiers; remove it".to_owned());
         }
         if self.checkpoint.every_steps == 0 || self.log.every_steps == 0 {
             return wrong("checkpoint.every_steps and log.every_steps must be above 0".to_owned());

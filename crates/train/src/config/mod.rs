@@ -246,6 +246,10 @@ pub struct StageConfig {
     /// (Zhang et al. 2018, arXiv:1710.09412); 0 mixes nothing.
     #[serde(default)]
     pub mixup: f64,
+    /// Share of values left out behind the embedding and behind the layers of each residual branch, in
+    /// [0, 1); of classifiers alone.
+    #[serde(default)]
+    pub dropout: f32,
 }
 
 impl StageConfig {
