@@ -9,6 +9,7 @@
 //! ```
 
 pub mod connector;
+pub mod cost;
 mod error;
 pub mod generate;
 pub mod language;

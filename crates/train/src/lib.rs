@@ -6,7 +6,6 @@
 
 mod checkpoint;
 pub mod config;
-mod cost;
 mod error;
 mod evaluation;
 mod export;

@@ -1,7 +1,6 @@
 //! What a run will do and cost: what a dry run prints, whether or not the data are there yet.
 
 use crate::config::{Family, OptimName, TokenizerConfig, TrainConfig};
-use crate::cost::{Cost, cost_of_a_sample};
 use crate::learner::Learner;
 use crate::optimiser::Rule;
 use crate::parts::{Part, PartTable, rules, with_commas};
@@ -9,6 +8,7 @@ use crate::{Error, Result};
 use ocelli_data::dataset::{Dataset, Sampler, SourceConfig};
 use ocelli_data::text::{Behaviour, ClipTokenizer};
 use ocelli_models::Model;
+use ocelli_models::cost::{self, Cost};
 use ocelli_nn::Builder;
 use ocelli_tensor::{Tensor, no_grad};
 use std::fmt;
@@ -74,13 +74,13 @@ impl Plan {
         };
         let train = &config.train;
         let (global, micro) = (train.global_batch_size, train.micro_batch());
-        let (vision, text) = cost_of_a_sample(&learner.model, train.grad_checkpointing);
+        let (vision, text, parts) = costs(&learner.model, train.grad_checkpointing);
         let learns = |part| rules.iter().any(|r| Part::of(&r.parameter) == part);
         // A gradient costs two forward passes; a contrastive step in parts needs the features of all
         // of them first, and what the tape does not keep is computed again.
         let again = u8::from(train.reads_twice()) + u8::from(train.grad_checkpointing);
         let passes = |part| if learns(part) { f64::from(3 + again) } else { 1.0 };
-        let operations = |cost: Cost, part| cost.operations * passes(part) * global as f64;
+        let operations = |cost: Cost, part| cost.operations as f64 * passes(part) * global as f64;
         let side = learner.image_size();
         // Two parts wait while one is in use; what locked towers see is not in the parts.
         let under_way = match learner.model {
@@ -96,14 +96,26 @@ impl Plan {
             weights: 4 * table.parameters(),
             gradients: 4 * table.learning(),
             moments: 4 * moments * table.learning(),
-            activations: 4 * micro * (vision + text).values,
+            activations: 4 * micro * (vision.kept + text.kept) as usize,
             pixels: 4 * 3 * side * side * under_way,
             cache: config.data.cache.map_or(0, |c| c.bytes as usize),
-            operations: operations(vision, Part::Vision) + operations(text, Part::Text),
+            operations: operations(vision, parts[0]) + operations(text, parts[1]),
             speed: 0.0,
             table,
         }
     }
+}
+
+/// What a picture and a text cost a step, and the parts of the model that decide whether they cost a
+/// gradient. Locked towers are asked once about each, which is not of a step.
+fn costs(model: &Model, is_checkpointed: bool) -> (Cost, Cost, [Part; 2]) {
+    if let Model::Lit(lit) = model {
+        let [vision, text] = cost::of_projections(lit);
+        return (vision, text, [Part::Head; 2]);
+    }
+    let vision = cost::of_picture(model, is_checkpointed).map_or(Cost::default(), |(cost, _)| cost);
+    let text = cost::of_text(model, is_checkpointed).unwrap_or_default();
+    (vision, text, [Part::Vision, Part::Text])
 }
 
 /// Optimiser steps of a run.

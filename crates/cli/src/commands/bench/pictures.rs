@@ -1,11 +1,10 @@
 //! Pictures through a tower, and training steps on them.
 
-use super::super::model::cost;
 use super::{Args, Task};
 use crate::failure::Failure;
 use crate::memory;
 use ocelli_kernels::optimiser::{AdamW, adamw};
-use ocelli_models::Model;
+use ocelli_models::{Model, cost};
 use ocelli_nn::{Parameter, Parameters};
 use ocelli_tensor::{Targets, Tensor, no_grad};
 use std::sync::Arc;
@@ -17,9 +16,9 @@ pub(super) fn check_memory(
     model: &Model,
     parameters: &Parameters,
 ) -> Result<(), Failure> {
-    let Some((cost, (img_h, img_w))) = cost::picture(model, parameters) else { return Ok(()) };
+    let Some((cost, (img_h, img_w))) = cost::of_picture(model, false) else { return Ok(()) };
     let trains = args.task == Task::Train;
-    let of_text = cost::text(model).filter(|_| trains).map_or(0, |text| text.kept);
+    let of_text = cost::of_text(model, false).filter(|_| trains).map_or(0, |text| text.kept);
     let between = if trains { cost.kept + of_text } else { cost.values };
     let needed = 4 * u64::from(args.batch) * (3 * (img_h * img_w) as u64 + between);
     // Training adds gradients and two moments to the weights.

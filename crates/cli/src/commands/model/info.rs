@@ -1,13 +1,13 @@
 //! `ocelli model info`: parts, sizes and costs of a model.
 
-use super::{cost, shorten};
+use super::shorten;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::output::Output;
 use crate::session::{self, ModelArgs};
 use crate::shapes;
 use crate::table::{bytes, columns, thousands};
-use ocelli_models::{Inventory, Model};
+use ocelli_models::{Inventory, Model, cost};
 use ocelli_nn::checkpoint::Checkpoint;
 use ocelli_nn::{Builder, Parameters};
 use std::path::{Path, PathBuf};
@@ -127,14 +127,14 @@ fn described(model: &Model, parameters: &Parameters) -> Result<String, Failure> 
     let all = parameters.elements() as u64;
     let mut memory = format!("{} of weights", bytes(4 * all));
     let mut lines = Vec::new();
-    if let Some((cost, (img_h, img_w))) = cost::picture(model, parameters) {
+    if let Some((cost, (img_h, img_w))) = cost::of_picture(model, false) {
         let size = format!("{img_w} x {img_h} = {} pixels", thousands((img_w * img_h) as u64));
         let tokens = format!("{} tokens", thousands(cost.tokens as u64));
-        lines.push(("picture", format!("{size}, {tokens}, {}", gflop(cost.flops))));
+        lines.push(("picture", format!("{size}, {tokens}, {}", gflop(cost.operations))));
         memory += &format!(", {} a picture", bytes(4 * cost.values));
     }
-    if let Some(cost) = cost::text(model) {
-        lines.push(("text", format!("up to {} tokens, {}", cost.tokens, gflop(cost.flops))));
+    if let Some(cost) = cost::of_text(model, false) {
+        lines.push(("text", format!("up to {} tokens, {}", cost.tokens, gflop(cost.operations))));
         memory += &format!(", {} a text", bytes(4 * cost.values));
     }
     let joint = match model {

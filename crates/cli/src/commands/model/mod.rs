@@ -1,6 +1,5 @@
 //! `ocelli model`: what models are and which ones there are.
 
-pub(crate) mod cost;
 mod info;
 mod list;
 mod shorten;

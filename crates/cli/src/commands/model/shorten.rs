@@ -1,8 +1,8 @@
 //! Ways to shorten the sequence: what each costs at the sizes of a ViT.
 
-use super::cost;
 use crate::failure::Failure;
 use crate::table;
+use ocelli_models::cost;
 use ocelli_models::vision::local_vit::{LocalVit, LocalVitConfig, Neighbourhood};
 use ocelli_models::vision::resnet_v2::{HybridVit, ResNetV2Config};
 use ocelli_models::vision::vit::{Head, Vit, VitConfig};
@@ -105,7 +105,7 @@ fn hybrid(vit: &VitConfig) -> Result<Vec<String>, Failure> {
     let b = Builder::zeros();
     let model = HybridVit::new(&ResNetV2Config::r50(), vit, &b);
     let parameters = b.finish().map_err(ocelli_models::Error::from)?;
-    let cost = cost::of_hybrid(&model, &parameters).0;
+    let cost = cost::of_hybrid(&model, false);
     let patches = cost.tokens - usize::from(vit.has_class_token);
     Ok(row(
         "ResNet-50 positions",
@@ -113,6 +113,6 @@ fn hybrid(vit: &VitConfig) -> Result<Vec<String>, Failure> {
         patches,
         cost.tokens * cost.tokens,
         parameters.elements(),
-        cost.flops,
+        cost.operations,
     ))
 }
