@@ -1,7 +1,8 @@
 //! Parameter names of checkpoint families.
 //!
 //! A family is one table: our name on the left, the family's on the right. `*` stands for one part
-//! between dots and pairs with the `*` of the other side in order. `{a,b,c}` on the right names
+//! between dots and pairs with the `*` of the other side in order, or with a `+`, the number after it,
+//! where the family counts from 1. `{a,b,c}` on the right names
 //! several tensors that we hold as one, stacked along the first axis; `0` among them is a part that
 //! the family has not, all zeros. `~` at the start of a right side is the family's optional prefix,
 //! found in the file.
@@ -223,7 +224,10 @@ fn expand(theirs: &str, prefix: &str, stars: &[&str]) -> Vec<String> {
         None => theirs.to_owned(),
     };
     for star in stars {
-        name = name.replacen('*', star, 1);
+        let Some(at) = name.find(['*', '+']) else { break };
+        let counted_from_1 = star.parse::<usize>().ok().filter(|_| name[at..].starts_with('+'));
+        let part = counted_from_1.map_or_else(|| (*star).to_owned(), |n| (n + 1).to_string());
+        name.replace_range(at..=at, &part);
     }
     match (name.find('{'), name.find('}')) {
         (Some(open), Some(close)) => name[open + 1..close]
@@ -367,6 +371,7 @@ mod tests {
         copy("patch.*", "~proj.*"),
         concat("blocks.*.attn.bias", "~layer.*.{q,0,v}"),
         concat("blocks.*.attn.qkv.*", "~layer.*.{q,k,v}.*"),
+        copy("stages.*.*.*", "~block+/unit+/*"),
         transpose("head.weight", "head/kernel", 1),
     ];
 
@@ -380,6 +385,8 @@ mod tests {
         );
         assert_eq!(names.place("vision.patch.weight").unwrap().theirs, ["vit.proj.weight"]);
         assert_eq!(names.place("vision.head.weight").unwrap().theirs, ["head/kernel"]);
+        let place = names.place("vision.stages.0.9.conv").unwrap();
+        assert_eq!(place.theirs, ["vit.block1/unit10/conv"]);
         let place = names.place("vision.blocks.3.attn.bias").unwrap();
         assert_eq!(place.theirs, ["vit.layer.3.q", "", "vit.layer.3.v"]);
         assert!(place.stored().eq(["vit.layer.3.q", "vit.layer.3.v"]));

@@ -65,7 +65,7 @@ pub enum Family {
     TimmVit,
     /// ViT on a ResNet of timm.
     TimmHybrid,
-    /// ViT of the original code, `.npz`.
+    /// ViT of the original code, on a ResNet or not, `.npz`.
     JaxVit,
     /// CLIP of transformers.
     TransformersClip,
@@ -820,7 +820,15 @@ impl Files {
             }
             Family::JaxVit => {
                 let config = vit_config::jax(weights, &self.path)?;
-                vit(config, vit::names(vit::JAX, prefix("cls", "opt/target/")))?
+                let prefix = prefix("cls", "opt/target/");
+                if let Some(backbone) = vit_config::jax_backbone(weights, &self.path)? {
+                    let names = resnet_v2::jax_names(prefix);
+                    let builder = Builder::load(Arc::clone(weights), names.clone());
+                    let model = HybridVit::new(&backbone, &config, &builder);
+                    (Model::Hybrid(Box::new(model)), builder.finish()?, names)
+                } else {
+                    vit(config, vit::names(vit::JAX, prefix))?
+                }
             }
             Family::TransformersClip => {
                 clip(&clip_config::transformers(&self.config, &file)?, clip::transformers_names())?

@@ -194,6 +194,12 @@ pub(super) fn jax(weights: &Checkpoint, file: &Path) -> Result<VitConfig> {
     else {
         return Err(wrong("Transformer/posembed_input/pos_embedding", &position));
     };
+    let patch_size = match jax_backbone(weights, file)? {
+        None => patch_size,
+        Some(backbone) if patch_size == 1 => backbone.stride(),
+        // R+Ti/16 reads a stem alone in patches of four by four positions.
+        Some(_) => return Err(wrong("embedding/kernel of a hybrid", &patch)),
+    };
     let side = ((tokens.saturating_sub(1)) as f64).sqrt() as usize * patch_size;
     let depth = (0..1000)
         .take_while(|i| {
@@ -226,4 +232,35 @@ pub(super) fn jax(weights: &Checkpoint, file: &Path) -> Result<VitConfig> {
         position_rule: PositionRule::Jax,
         head: head.map_or(Head::None, Head::Classes),
     })
+}
+
+/// The ResNet in an original `.npz` file, if it is one of a hybrid. Groups change no shape; all
+/// published ones have 32.
+pub(super) fn jax_backbone(weights: &Checkpoint, file: &Path) -> Result<Option<ResNetV2Config>> {
+    const GROUPS: usize = 32;
+    let prefix = if weights.info("opt/target/cls").is_some() { "opt/target/" } else { "" };
+    let outputs = |name: &str| {
+        let (_, shape) = weights.info(&format!("{prefix}{name}/kernel"))?;
+        shape.last().copied()
+    };
+    let Some(stem_channels) = outputs("conv_root") else { return Ok(None) };
+    let units = |stage: usize| {
+        let has = |unit: &usize| outputs(&format!("block{stage}/unit{unit}/conv1")).is_some();
+        (1..=100).take_while(has).count()
+    };
+    let layers: Vec<usize> = (1..=8).map(units).take_while(|units| *units > 0).collect();
+    let channels = (1..=layers.len()).map(|stage| outputs(&format!("block{stage}/unit1/conv3")));
+    let channels: Vec<usize> = channels.map(|n| n.unwrap_or(0)).collect();
+    let divides = |n: usize, by: usize| n > 0 && n.is_multiple_of(by);
+    if !divides(stem_channels, GROUPS) || !channels.iter().all(|n| divides(*n, 4 * GROUPS)) {
+        return Err(Error::Config {
+            file: file.to_owned(),
+            field: "conv_root".to_owned(),
+            reason: format!(
+                "{stem_channels} channels in the stem and {channels:?} in the stages; expected \
+                 multiples of 32 and of 128"
+            ),
+        });
+    }
+    Ok(Some(ResNetV2Config { stem_channels, layers, channels, groups: GROUPS }))
 }

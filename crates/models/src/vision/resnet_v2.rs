@@ -5,7 +5,7 @@
 //! arXiv:1912.11370) with weight-standardised convolutions and group norm, but with the activation
 //! behind each convolution. Padding is that of TensorFlow.
 
-use super::vit::{TIMM, Vit, VitConfig, names};
+use super::vit::{JAX, TIMM, Vit, VitConfig, names};
 use crate::{Pass, Result};
 use ocelli_nn::layers::{Conv2d, GroupNorm};
 use ocelli_nn::{Builder, Name, Names, copy};
@@ -277,6 +277,34 @@ const TIMM_BACKBONE: &[Name] = &[
     copy("stages.*.*.*.*", "patch_embed.backbone.stages.*.blocks.*.*.*"),
     copy("stages.*.*.downsample.*.*", "patch_embed.backbone.stages.*.blocks.*.downsample.*.*"),
 ];
+
+/// The names of the backbone in the original `.npz` files; `~` is `opt/target/` or nothing.
+///
+/// Differs from the original code: it adds 1e-5 to the deviation of a filter and 1e-6 in the norms.
+/// Here both are as in timm, which runs these files so.
+const JAX_BACKBONE: &[Name] = &[
+    copy("stem.conv.weight", "~conv_root/kernel").hwio(),
+    copy("stem.norm.weight", "~gn_root/scale"),
+    copy("stem.norm.bias", "~gn_root/bias"),
+    copy("stages.*.*.downsample.conv.weight", "~block+/unit+/conv_proj/kernel").hwio(),
+    copy("stages.*.*.downsample.norm.weight", "~block+/unit+/gn_proj/scale"),
+    copy("stages.*.*.downsample.norm.bias", "~block+/unit+/gn_proj/bias"),
+    copy("stages.*.*.conv1.weight", "~block+/unit+/conv1/kernel").hwio(),
+    copy("stages.*.*.norm1.weight", "~block+/unit+/gn1/scale"),
+    copy("stages.*.*.norm1.bias", "~block+/unit+/gn1/bias"),
+    copy("stages.*.*.conv2.weight", "~block+/unit+/conv2/kernel").hwio(),
+    copy("stages.*.*.norm2.weight", "~block+/unit+/gn2/scale"),
+    copy("stages.*.*.norm2.bias", "~block+/unit+/gn2/bias"),
+    copy("stages.*.*.conv3.weight", "~block+/unit+/conv3/kernel").hwio(),
+    copy("stages.*.*.norm3.weight", "~block+/unit+/gn3/scale"),
+    copy("stages.*.*.norm3.bias", "~block+/unit+/gn3/bias"),
+];
+
+/// The maps of an original hybrid for a [`HybridVit`].
+pub fn jax_names(prefix: &str) -> Vec<Names> {
+    let backbone = Names::family(JAX_BACKBONE, &[]).with_prefix(prefix);
+    vec![backbone.under("backbone."), names(JAX, prefix).under("vit.")]
+}
 
 /// The maps of timm's `vit_base_r50_s16_*` for a [`HybridVit`].
 pub fn timm_names() -> Vec<Names> {
