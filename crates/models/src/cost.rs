@@ -7,6 +7,7 @@ use crate::systems::lit::{Lit, Projection};
 use crate::vision::clip_resnet::ModifiedResNetConfig;
 use crate::vision::clip_vit::ClipVitConfig;
 use crate::vision::resnet_v2::{HybridVit, ResNetV2Config};
+use crate::vision::timm_vit::TimmProjection;
 use crate::vision::vit::VitConfig;
 
 /// What one input costs.
@@ -45,6 +46,15 @@ pub fn of_picture(model: &Model, is_checkpointed: bool) -> Option<(Cost, (usize,
             let cost = match &c.vision {
                 VisionConfig::Vit(v) => of_clip_vit(v, c.embed_dim, is_checkpointed),
                 VisionConfig::ResNet(v) => of_clip_resnet(v, c.embed_dim),
+                VisionConfig::TimmVit(v) => {
+                    let cost = of_vit(&v.vit, is_checkpointed);
+                    let (width, joint) = (v.vit.width, c.embed_dim);
+                    let products = match v.projection {
+                        TimmProjection::Linear => width * joint,
+                        TimmProjection::Mlp => 2 * joint * (width + joint),
+                    };
+                    Cost { operations: cost.operations + 2 * products as u64, ..cost }
+                }
             };
             (cost, c.vision.image_size())
         }

@@ -75,6 +75,8 @@ pub struct Names {
     prefix: String,
     /// Prefix of our own names that the table leaves out, such as `vision.`.
     root: String,
+    /// Prefix of all the family's names that the table leaves out, such as `visual.trunk.`.
+    their_root: String,
     ignored: Vec<Cow<'static, str>>,
     /// Values per head, for rows in pairs.
     head_dim: usize,
@@ -101,6 +103,7 @@ impl Names {
             rules: rules.to_vec(),
             prefix: String::new(),
             root: String::new(),
+            their_root: String::new(),
             ignored: ignored.iter().map(|pattern| (*pattern).into()).collect(),
             head_dim: 0,
         }
@@ -124,6 +127,12 @@ impl Names {
         Self { root: root.to_owned(), ..self }
     }
 
+    /// The same for a part of a larger checkpoint: the table's names follow `root` in the family's.
+    #[must_use]
+    pub fn within(self, root: &str) -> Self {
+        Self { their_root: root.to_owned(), ..self }
+    }
+
     /// The same where further tensors carry nothing we need, such as blocks that are not run.
     #[must_use]
     pub fn ignoring(mut self, patterns: impl IntoIterator<Item = String>) -> Self {
@@ -135,7 +144,8 @@ impl Names {
     #[must_use]
     pub fn and(mut self, other: &Self) -> Self {
         let absolute = |names: &Self| {
-            assert!(names.root.is_empty() && names.prefix.is_empty(), "join tables first");
+            let roots = [&names.root, &names.prefix, &names.their_root];
+            assert!(roots.iter().all(|root| root.is_empty()), "join tables first");
         };
         absolute(&self);
         absolute(other);
@@ -152,7 +162,10 @@ impl Names {
         let name = name.strip_prefix(&self.root)?;
         self.rules.iter().find_map(|rule| {
             let stars = captures(rule.ours, name)?;
-            let theirs = expand(rule.theirs, &self.prefix, &stars);
+            let mut theirs = expand(rule.theirs, &self.prefix, &stars);
+            for name in theirs.iter_mut().filter(|name| !name.is_empty()) {
+                name.insert_str(0, &self.their_root);
+            }
             let layout = match rule.layout {
                 Layout::Pairs(_) => Layout::Pairs(self.head_dim),
                 layout => layout,
@@ -385,6 +398,9 @@ mod tests {
         );
         assert_eq!(names.place("vision.patch.weight").unwrap().theirs, ["vit.proj.weight"]);
         assert_eq!(names.place("vision.head.weight").unwrap().theirs, ["head/kernel"]);
+        let within = names.clone().within("visual.");
+        let place = within.place("vision.blocks.3.attn.bias").unwrap();
+        assert_eq!(place.theirs, ["visual.vit.layer.3.q", "", "visual.vit.layer.3.v"]);
         let place = names.place("vision.stages.0.9.conv").unwrap();
         assert_eq!(place.theirs, ["vit.block1/unit10/conv"]);
         let place = names.place("vision.blocks.3.attn.bias").unwrap();

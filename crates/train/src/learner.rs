@@ -2,7 +2,7 @@
 
 use crate::config::{Family, ModelConfig, ResNetSizes, TextSizes, VisionSizes};
 use crate::parts::Part;
-use crate::towers::{OnTowers, on_towers};
+use crate::towers::{OnTowers, on_absent_towers, on_towers};
 use crate::{Error, Result};
 use ocelli_data::image::Processor;
 use ocelli_models::language::clip_text::{ClipTextConfig, EndToken};
@@ -117,6 +117,12 @@ impl Learner {
                     None => clip_sizes(config, vocab)?,
                 };
                 match &mut sizes.vision {
+                    VisionConfig::TimmVit(_) => {
+                        let problem = "has a tower of timm, which is not trained here; start from \
+                                       a CLIP with a tower of its own"
+                            .to_owned();
+                        return Err(Error::Unfit { key: "model.from", problem });
+                    }
                     VisionConfig::Vit(vit) => {
                         set_size(&mut vit.image_size, vit.patch_size, config.image_size)?;
                     }
@@ -137,6 +143,15 @@ impl Learner {
         }
         let channels = channels.unwrap_or_else(|| family_channels(config.family));
         Self::prepared(config, model, parameters, channels)
+    }
+
+    /// A LiT whose towers are not there, without values: for a plan.
+    ///
+    /// # Errors
+    /// If the sizes are no LiT.
+    pub(crate) fn on_absent_towers(config: &ModelConfig) -> Result<Self> {
+        let OnTowers { model, parameters, channels } = on_absent_towers(config)?;
+        Self::prepared(config, Model::Lit(Box::new(model)), parameters, channels)
     }
 
     /// With its preprocessing, by the channels of the recipe or else these.
@@ -405,7 +420,7 @@ fn positions(model: &Model) -> Option<(PositionRule, usize, (usize, usize))> {
         Model::Hybrid(hybrid) => of_vit(hybrid.vit.config()),
         Model::Clip(clip) => match &clip.config().vision {
             VisionConfig::Vit(c) => Some((c.position_rule, 1, c.grid(c.image_size))),
-            VisionConfig::ResNet(_) => None,
+            VisionConfig::ResNet(_) | VisionConfig::TimmVit(_) => None,
         },
         _ => None,
     }

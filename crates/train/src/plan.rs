@@ -194,8 +194,8 @@ fn duration(seconds: f64) -> String {
     )
 }
 
-/// What a run of `config` will do. Data and checkpoints that are not there are named in the plan; a
-/// missing checkpoint is taken to have the sizes of `model.variant`.
+/// What a run of `config` will do. Data, checkpoints and towers that are not there are named in the
+/// plan; a missing checkpoint is taken to have the sizes of `model.variant`.
 ///
 /// # Errors
 /// If the recipe describes no model, what is there cannot be opened, or a checkpoint is missing and
@@ -208,11 +208,15 @@ pub fn plan(config: &TrainConfig) -> Result<Plan> {
         missing.extend(not_found(&set.sources)?);
     }
     missing.dedup();
+    let mut has_towers = true;
     if let Some(towers) = &config.model.towers {
-        let all = [("model.towers.vision", &towers.vision), ("model.towers.text", &towers.text)];
-        if let Some((key, path)) = all.into_iter().find(|(_, path)| !path.exists()) {
-            let problem = format!("{} is not there; fetch it first", path.display());
-            return Err(Error::Unfit { key, problem });
+        let absent = [&towers.vision, &towers.text].into_iter().filter(|path| !path.exists());
+        for path in absent {
+            has_towers = false;
+            missing.push(format!(
+                "tower not found: {}; both are counted as DINOv2-S/14 and MiniLM-L6",
+                path.display()
+            ));
         }
     }
     let mut model = config.model.clone();
@@ -229,7 +233,11 @@ pub fn plan(config: &TrainConfig) -> Result<Plan> {
         missing.push("classes not known: the classifier is not counted".to_owned());
     }
     let vocab = vocabulary_size(config, &mut missing)?;
-    let learner = Learner::new(&model, classes, vocab, &Builder::zeros())?;
+    let learner = if has_towers {
+        Learner::new(&model, classes, vocab, &Builder::zeros())?
+    } else {
+        Learner::on_absent_towers(&model)?
+    };
     let rules = rules(&learner.parameters, &config.freeze, &config.optim)?;
     let data = match &dataset {
         None => None,

@@ -9,8 +9,9 @@ use crate::{Error, Result};
 use ocelli_data::dataset::{Dataset, DatasetError, OnBroken};
 use ocelli_data::image::{Limits, Processor, decode};
 use ocelli_data::text::{BertTokenizer, TokenBatch, Truncate};
-use ocelli_models::language::bert::Texts;
+use ocelli_models::language::bert::{BertConfig, Texts};
 use ocelli_models::systems::lit::{Lit, LitConfig, lock_towers};
+use ocelli_models::vision::vit::{Head, VitConfig};
 use ocelli_models::{Files, HeadCounts, Model};
 use ocelli_nn::{Builder, Parameters};
 use ocelli_tensor::Tensor;
@@ -34,7 +35,6 @@ pub(crate) struct OnTowers {
 pub(crate) fn on_towers(config: &ModelConfig, builder: &Builder) -> Result<OnTowers> {
     let missing = |key| Error::Unfit { key, problem: "is missing; a lit needs it".to_owned() };
     let towers = config.towers.as_ref().ok_or_else(|| missing("model.towers"))?;
-    let embed_dim = config.embed_dim.ok_or_else(|| missing("model.embed_dim"))?;
     let other = |key, found: &Model, needed: &str| {
         let problem = format!("holds {}; give the folder of {needed}", found.kind());
         Err(Error::Unfit { key, problem })
@@ -49,31 +49,67 @@ pub(crate) fn on_towers(config: &ModelConfig, builder: &Builder) -> Result<OnTow
     let Model::Bert(bert) = &text.model else {
         return other("model.towers.text", &text.model, "a BERT");
     };
-    let mut sizes = vit.config().clone();
-    if !sizes.has_class_token {
-        let problem = "has no class token; give the folder of a DINOv2".to_owned();
-        return Err(Error::Unfit { key: "model.towers.vision", problem });
-    }
-    let usual = processor.size().map_or(sizes.image_size.0, |(width, _)| width);
+    let usual = processor.size().map_or(vit.config().image_size.0, |(width, _)| width);
     let side = config.image_size.unwrap_or(usual);
-    if side == 0 || !side.is_multiple_of(sizes.patch_size) {
-        let problem = format!("{side} is no multiple of the patch of {} pixels", sizes.patch_size);
-        return Err(Error::Unfit { key: "model.image_size", problem });
-    }
+    let sizes = sizes(config, vit.config(), bert.config(), side)?;
     if let Some(position) = vision.parameters.get("position") {
         position.replace(&vit.positions((side, side))?);
     }
-    sizes.image_size = (side, side);
-    let TowersConfig { hidden_state, projection, .. } = *towers;
-    let sizes = LitConfig::on_towers(&sizes, hidden_state, bert.config(), embed_dim, projection);
-    let sizes = sizes.ok_or_else(|| {
-        let problem = format!("{hidden_state} is none; give 1 to {}", vit.config().depth);
-        Error::Unfit { key: "model.towers.hidden_state", problem }
-    })?;
     let model = Lit::new(&sizes, builder);
     let parameters = builder.clone().finish()?;
     lock_towers(&parameters, &vision.parameters, &text.parameters)?;
     Ok(OnTowers { model, parameters, channels: (processor.mean, processor.std) })
+}
+
+/// The same on towers that are not there yet, for a plan: they are counted as [`usual_towers`].
+pub(crate) fn on_absent_towers(config: &ModelConfig) -> Result<OnTowers> {
+    let (vision, text) = usual_towers();
+    let side = config.image_size.unwrap_or(vision.image_size.0);
+    let builder = Builder::zeros();
+    let model = Lit::new(&sizes(config, &vision, &text, side)?, &builder);
+    let published = Processor::openai(side);
+    let parameters = builder.finish()?;
+    Ok(OnTowers { model, parameters, channels: (published.mean, published.std) })
+}
+
+/// The sizes of DINOv2-S/14 (arXiv:2304.07193, Table 17) and of MiniLM-L6 (arXiv:2002.10957), on
+/// which `recipes/clip/lit.toml` learns.
+fn usual_towers() -> (VitConfig, BertConfig) {
+    let missing = "is a published size";
+    let vision = VitConfig {
+        has_layer_scale: true,
+        head: Head::None,
+        ..VitConfig::variant("S/14").expect(missing)
+    };
+    let base = BertConfig::variant("base").expect(missing);
+    (vision, BertConfig { width: 384, depth: 6, mlp_dim: 1536, ..base })
+}
+
+/// The sizes of a LiT on towers of these sizes, for pictures of `side` pixels.
+fn sizes(
+    config: &ModelConfig,
+    vision: &VitConfig,
+    text: &BertConfig,
+    side: usize,
+) -> Result<LitConfig> {
+    let missing = |key| Error::Unfit { key, problem: "is missing; a lit needs it".to_owned() };
+    let towers = config.towers.as_ref().ok_or_else(|| missing("model.towers"))?;
+    let embed_dim = config.embed_dim.ok_or_else(|| missing("model.embed_dim"))?;
+    if !vision.has_class_token {
+        let problem = "has no class token; give the folder of a DINOv2".to_owned();
+        return Err(Error::Unfit { key: "model.towers.vision", problem });
+    }
+    if side == 0 || !side.is_multiple_of(vision.patch_size) {
+        let problem = format!("{side} is no multiple of the patch of {} pixels", vision.patch_size);
+        return Err(Error::Unfit { key: "model.image_size", problem });
+    }
+    let depth = vision.depth;
+    let vision = VitConfig { image_size: (side, side), ..vision.clone() };
+    let TowersConfig { hidden_state, projection, .. } = *towers;
+    LitConfig::on_towers(&vision, hidden_state, text, embed_dim, projection).ok_or_else(|| {
+        let problem = format!("{hidden_state} is none; give 1 to {depth}");
+        Error::Unfit { key: "model.towers.hidden_state", problem }
+    })
 }
 
 /// What the locked text tower reads; every text is read once.
@@ -227,4 +263,24 @@ fn prepared(
     picture
         .and_then(|picture| processor.pixels(&picture))
         .map_err(|source| DatasetError::Picture { place: dataset.place(index), source })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // A failed test is to panic.
+mod tests {
+    use super::*;
+    use ocelli_models::language::bert::Bert;
+    use ocelli_models::vision::vit::Vit;
+
+    #[test]
+    fn the_usual_towers_have_their_published_parameters() {
+        let (vision, text) = usual_towers();
+        let b = Builder::random(0);
+        Bert::new(&text, &b);
+        // 22,713,216 with the pooler, a layer of 384 x 384 and its bias.
+        assert_eq!(b.finish().unwrap().elements(), 22_713_216 - 385 * 384);
+        let b = Builder::random(0);
+        Vit::new(&VitConfig { image_size: (518, 518), ..vision }, &b);
+        assert_eq!(b.finish().unwrap().elements(), 22_056_576);
+    }
 }

@@ -1,12 +1,13 @@
 //! Configurations of CLIP checkpoints.
 
-use super::HeadCounts;
 use super::fields::Fields;
+use super::{HeadCounts, vit_config};
 use crate::language::clip_text::{ClipTextConfig, EndToken};
 use crate::systems::clip::{ClipConfig, VisionConfig};
 use crate::vision::clip_resnet::ModifiedResNetConfig;
 use crate::vision::clip_vit::ClipVitConfig;
 use crate::vision::position::PositionRule;
+use crate::vision::timm_vit::{TimmProjection, TimmVitConfig};
 use crate::{Error, Result};
 use ocelli_nn::checkpoint::Checkpoint;
 use serde_json::Value;
@@ -69,14 +70,15 @@ pub(super) fn open_clip(config: &Value, file: &Path) -> Result<ClipConfig> {
     let root = Fields::new(config, file);
     let f = root.section("model_cfg");
     let (vision, text) = (f.section("vision_cfg"), f.section("text_cfg"));
-    for (section, field) in [(&vision, "timm_model_name"), (&text, "hf_model_name")] {
-        if let Some(name) = section.text(field) {
-            return Err(section.error(field, format!("a tower `{name}` is not supported")));
-        }
+    if let Some(name) = text.text("hf_model_name") {
+        let reason = format!("a text tower `{name}` is not supported; take one of CLIP's own");
+        return Err(text.error("hf_model_name", reason));
     }
     let quick_gelu = f.flag("quick_gelu", false)?;
     let embed_dim = f.size("embed_dim", None)?;
-    let tower = if let Some(layers) = vision.get("layers").and_then(Value::as_array) {
+    let tower = if let Some(name) = vision.text("timm_model_name") {
+        VisionConfig::TimmVit(timm_vit(&vision, name)?)
+    } else if let Some(layers) = vision.get("layers").and_then(Value::as_array) {
         let counts: Vec<usize> =
             layers.iter().filter_map(Value::as_u64).map(|n| n as usize).collect();
         let Ok(layers) = <[usize; 4]>::try_from(counts) else {
@@ -121,6 +123,41 @@ pub(super) fn open_clip(config: &Value, file: &Path) -> Result<ClipConfig> {
             end_token: EndToken::LargestId,
         },
     })
+}
+
+/// open_clip's tower of timm.
+fn timm_vit(f: &Fields, name: &str) -> Result<TimmVitConfig> {
+    let vit = vit_config::timm_named(name).ok_or_else(|| {
+        let reason = format!(
+            "a vision tower `{name}` is not supported; expected a plain ViT such as \
+             vit_base_patch16_224"
+        );
+        f.error("timm_model_name", reason)
+    })?;
+    let image_size = f.sides("image_size", 224)?;
+    if image_size != vit.image_size {
+        let (side, _) = vit.image_size;
+        return Err(f.error("image_size", format!("expected {side}, as {name} has it")));
+    }
+    let is_average_pooled = match f.text("timm_pool").unwrap_or("avg") {
+        "avg" => true,
+        "" | "token" => false,
+        other => {
+            let reason = format!("expected avg, token or nothing, got `{other}`");
+            return Err(f.error("timm_pool", reason));
+        }
+    };
+    let projection = match f.text("timm_proj").unwrap_or("linear") {
+        "linear" => TimmProjection::Linear,
+        "mlp" => TimmProjection::Mlp,
+        other => {
+            return Err(f.error("timm_proj", format!("expected linear or mlp, got `{other}`")));
+        }
+    };
+    if f.flag("timm_proj_bias", false)? {
+        return Err(f.error("timm_proj_bias", "a projection with a bias is not supported"));
+    }
+    Ok(TimmVitConfig { vit, is_average_pooled, projection })
 }
 
 /// Blocks that are looked for in a file without a configuration.

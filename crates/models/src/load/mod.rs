@@ -835,7 +835,12 @@ impl Files {
             }
             Family::OpenClip => {
                 let prefix = prefix("positional_embedding", "text.");
-                clip(&clip_config::open_clip(&self.config, &file)?, clip::openai_names(prefix))?
+                let config = clip_config::open_clip(&self.config, &file)?;
+                let names = match config.vision {
+                    clip::VisionConfig::TimmVit(_) => clip::open_clip_timm_names(prefix),
+                    _ => clip::openai_names(prefix),
+                };
+                clip(&config, names)?
             }
             Family::OpenAiClip => {
                 clip(&clip_config::openai(weights, &self.path, heads)?, clip::openai_names(""))?

@@ -61,6 +61,15 @@ pub fn published(model: &Model, classes: &[String], preprocessing: &Value) -> Pu
                     ("open_clip_config.json", "open_clip_model.safetensors");
                 return Published { config_file, config, weights_file, names };
             }
+            if let VisionConfig::TimmVit(_) = c.vision {
+                // Such a tower is not trained here, so its own files stay the ones to use.
+                return Published {
+                    config: Value::Null,
+                    names: clip::open_clip_timm_names(""),
+                    config_file: "open_clip_config.json",
+                    weights_file: "open_clip_model.safetensors",
+                };
+            }
             (transformers_clip(clip), clip::transformers_names())
         }
         Model::LocalVit(vit) => (ours("local_vit", &json!(vit.config())), vec![Names::ours()]),

@@ -152,6 +152,14 @@ pub(super) fn backbone(config: &Value, file: &Path) -> Result<ResNetV2Config> {
     })
 }
 
+/// A plain ViT without a head by timm's name, such as `vit_base_patch16_224.augreg_in21k`.
+pub(super) fn timm_named(name: &str) -> Option<VitConfig> {
+    let plain = name.split('.').next()?;
+    let [kind, _, _, side] = plain.split('_').collect::<Vec<_>>()[..] else { return None };
+    let side = side.parse().ok().filter(|side| kind == "vit" && (1..=4096).contains(side))?;
+    Some(VitConfig { image_size: (side, side), head: Head::None, ..published(plain)? })
+}
+
 /// Sizes of a name such as `vit_base_patch16_224`.
 fn published(name: &str) -> Option<VitConfig> {
     let mut parts = name.split('_').skip(1);

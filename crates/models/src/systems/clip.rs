@@ -7,6 +7,8 @@
 use crate::language::clip_text::{ClipText, ClipTextConfig};
 use crate::vision::clip_resnet::{ModifiedResNet, ModifiedResNetConfig};
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
+use crate::vision::timm_vit::{self, TimmVit, TimmVitConfig};
+use crate::vision::vit;
 use crate::{Pass, Result};
 use ocelli_nn::{Builder, Init, Name, Names, Parameter, concat, copy, transpose};
 use ocelli_tensor::Tensor;
@@ -33,6 +35,8 @@ pub enum VisionConfig {
     Vit(ClipVitConfig),
     /// A ResNet with attention pooling.
     ResNet(ModifiedResNetConfig),
+    /// A Vision Transformer of timm, in open_clip.
+    TimmVit(TimmVitConfig),
 }
 
 impl VisionConfig {
@@ -41,6 +45,7 @@ impl VisionConfig {
         match self {
             Self::Vit(c) => c.image_size,
             Self::ResNet(c) => (c.image_size, c.image_size),
+            Self::TimmVit(c) => c.vit.image_size,
         }
     }
 
@@ -49,6 +54,7 @@ impl VisionConfig {
         match self {
             Self::Vit(c) => c.tokens(),
             Self::ResNet(c) => 1 + (c.image_size / 32).pow(2),
+            Self::TimmVit(c) => c.vit.tokens(),
         }
     }
 }
@@ -107,6 +113,8 @@ pub enum Vision {
     Vit(Box<ClipVit>),
     /// A ResNet with attention pooling.
     ResNet(Box<ModifiedResNet>),
+    /// A Vision Transformer of timm.
+    TimmVit(Box<TimmVit>),
 }
 
 /// CLIP.
@@ -140,6 +148,9 @@ impl Clip {
                 }
                 VisionConfig::ResNet(c) => {
                     Vision::ResNet(Box::new(ModifiedResNet::new(c, config.embed_dim, &vision)))
+                }
+                VisionConfig::TimmVit(c) => {
+                    Vision::TimmVit(Box::new(TimmVit::new(c, config.embed_dim, &vision)))
                 }
             },
             text: ClipText::new(&config.text, config.embed_dim, &b.at("text")),
@@ -185,6 +196,7 @@ impl Clip {
         match &self.vision {
             Vision::Vit(tower) => tower.forward_by(pixels, pass),
             Vision::ResNet(tower) => tower.forward_with(pixels, pass.statistics),
+            Vision::TimmVit(tower) => tower.forward_by(pixels, pass),
         }
     }
 
@@ -288,4 +300,12 @@ pub fn openai_names(text_prefix: &str) -> Vec<Names> {
     let ignored = &["input_resolution", "context_length", "vocab_size", "attn_mask"];
     let clip = Names::family(OPENAI, ignored).with_prefix(text_prefix);
     vec![clip, crate::vision::clip_resnet::openai_names()]
+}
+
+/// Name maps of open_clip's checkpoints with a ViT of timm.
+pub fn open_clip_timm_names(text_prefix: &str) -> Vec<Names> {
+    let trunk = vit::names(vit::TIMM, "").under("vision.vit.").within("visual.trunk.");
+    let mut names = vec![trunk, Names::family(timm_vit::PROJECTION, &[])];
+    names.extend(openai_names(text_prefix));
+    names
 }

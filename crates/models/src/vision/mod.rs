@@ -6,4 +6,5 @@ pub mod eva_vit;
 pub mod local_vit;
 pub mod position;
 pub mod resnet_v2;
+pub mod timm_vit;
 pub mod vit;

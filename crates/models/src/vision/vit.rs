@@ -283,7 +283,7 @@ impl Vit {
         self.features_by(pixels, Pass::default())
     }
 
-    fn features_by(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
+    pub(crate) fn features_by(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor> {
         let z = self.encode(pixels, None, pass)?;
         if self.config.is_average_pooled() { Ok(z) } else { Ok(self.norm.forward(&z)?) }
     }
