@@ -1,12 +1,16 @@
 //! Flags that every command takes, and what follows from them.
 
 use crate::failure::Failure;
+use crate::memory;
 use clap::Args;
 use std::io::{IsTerminal, stderr, stdout};
 use std::path::PathBuf;
 
 /// Most threads that may be asked for.
 const MOST_THREADS: u16 = 1024;
+
+/// Memory that a model may take where no flag says it.
+const MEMORY_LIMIT: &str = "OCELLI_MEMORY_LIMIT";
 
 /// Variables that are no numbers, or no known names, are errors: ignored, they would mislead.
 /// `OMP_NUM_THREADS` is left to others, who may write lists into it.
@@ -27,6 +31,10 @@ fn check_variables(of: impl Fn(&str) -> Option<String>) -> Result<(), Failure> {
             return Err(wrong(name, &value, &expected));
         }
     }
+    let limit = of(MEMORY_LIMIT).unwrap_or_default();
+    if !limit.is_empty() && memory::size(&limit).is_err() {
+        return Err(wrong(MEMORY_LIMIT, &limit, "a size such as 8GiB"));
+    }
     let isa = of("OCELLI_ISA").unwrap_or_default();
     if !["", "portable", "avx2", "avx512", "amx"].contains(&isa.as_str()) {
         return Err(wrong("OCELLI_ISA", &isa, "amx, avx512, avx2 or portable"));
@@ -42,6 +50,11 @@ pub(crate) struct Global {
     #[arg(short = 't', long, global = true, value_name = "N", help_heading = "Global options",
         value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_THREADS)))]
     pub(crate) threads: Option<u16>,
+    /// Refuse a model that would take more memory, such as 8GiB, before it is loaded; default:
+    /// OCELLI_MEMORY_LIMIT, or none
+    #[arg(long, global = true, value_name = "SIZE", help_heading = "Global options",
+        value_parser = memory::size)]
+    memory_limit: Option<u64>,
     /// Say nothing but results and errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global options")]
     pub(crate) quiet: bool,
@@ -73,6 +86,12 @@ impl Global {
     pub(crate) fn has_color(&self) -> bool {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
         !self.no_color && !unwanted && stdout().is_terminal()
+    }
+
+    /// Most memory that a model may take, in bytes.
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        let of_environment = || memory::size(&std::env::var(MEMORY_LIMIT).ok()?).ok();
+        self.memory_limit.or_else(of_environment)
     }
 
     /// Whether a progress bar may be drawn: on a terminal that does not show results meanwhile.
@@ -110,6 +129,7 @@ mod tests {
             ("OCELLI_THREADS", "99999999999"),
             ("RAYON_NUM_THREADS", "two"),
             ("OCELLI_ISA", "avx1024"),
+            ("OCELLI_MEMORY_LIMIT", "much"),
         ] {
             assert!(check(name, value).is_err_and(|e| format!("{e:?}").contains(name)), "{name}");
         }
@@ -119,6 +139,7 @@ mod tests {
             ("RAYON_NUM_THREADS", "0"),
             ("OMP_NUM_THREADS", "4,2"),
             ("OCELLI_ISA", "avx2"),
+            ("OCELLI_MEMORY_LIMIT", "8GiB"),
         ] {
             assert!(check(name, value).is_ok(), "{name}={value}");
         }

@@ -4,6 +4,7 @@
 // Doc comments of arguments are help texts, where brackets mean options and <image> is a mark.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
+mod boxes;
 mod commands;
 mod failure;
 mod global;

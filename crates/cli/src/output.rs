@@ -2,7 +2,8 @@
 
 use crate::failure::Failure;
 use serde::Serialize;
-use std::io::{BufWriter, Stdout, Write, stdout};
+use std::io::{BufWriter, IsTerminal, Stdout, Write, stdout};
+use std::path::Path;
 
 /// Buffered standard output whose errors end a command.
 pub(crate) struct Output(BufWriter<Stdout>);
@@ -15,6 +16,15 @@ impl Output {
     /// Writes text as it is.
     pub(crate) fn text(&mut self, text: &str) -> Result<(), Failure> {
         self.0.write_all(text.as_bytes()).map_err(|e| Failure::output(&e))
+    }
+
+    /// Writes text of a model. A terminal is shown no control characters but ends of lines and tabs:
+    /// they would move its cursor, or worse.
+    pub(crate) fn written(&mut self, text: &str) -> Result<(), Failure> {
+        if !stdout().is_terminal() {
+            return self.text(text);
+        }
+        self.text(&harmless(text))
     }
 
     /// Writes a line of JSON.
@@ -31,9 +41,39 @@ impl Output {
     }
 }
 
+/// The text with a mark in place of each control character but ends of lines and tabs.
+fn harmless(text: &str) -> String {
+    let is_harmful = |c: char| c.is_control() && !['\n', '\t'].contains(&c);
+    text.chars().map(|c| if is_harmful(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Writes a file whole or not at all.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let draft = path.with_added_extension("draft");
+    let written = std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, path));
+    written.map_err(|e| {
+        // What is left of it is of no use; that it cannot be removed either is not news.
+        let _ = std::fs::remove_file(&draft);
+        Failure::runtime(format!("cannot write {}: {e}; choose another place", path.display()))
+    })
+}
+
 /// The line of a picture that cannot be read.
 #[derive(Serialize)]
 pub(crate) struct Unread<'a> {
     pub(crate) image: &'a str,
     pub(crate) error: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn a_terminal_is_not_moved_by_what_a_model_writes() {
+        assert_eq!(
+            harmless("a\u{1b}[2Jb\r\u{7}c\n\td é 狐"),
+            "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\n\td é 狐"
+        );
+    }
 }

@@ -3,11 +3,13 @@
 //! Memory is bounded: a picture is only begun while fewer than [`BATCHES_AHEAD`] batches wait.
 //! Results come in the order of the inputs, whichever thread is done first.
 
+use crate::boxes::Frame;
 use crate::failure::{Failure, chain};
 use crate::inputs::{Input, Inputs};
 use crate::interrupt;
 use clap::Args;
 use ocelli_data::image::{Limits, Processor, open};
+use ocelli_models::Work;
 use ocelli_tensor::Tensor;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,10 +37,16 @@ pub(crate) struct PictureArgs {
     pub(crate) batch_size: usize,
     /// Turn pictures as their EXIF orientation asks; the models' own programs do not
     #[arg(long)]
-    upright: bool,
+    pub(crate) upright: bool,
 }
 
 impl PictureArgs {
+    /// What a model has to do at a time.
+    pub(crate) fn work(&self) -> Work {
+        let known = Inputs::count(&self.images).map_or(self.batch_size, |n| n as usize);
+        Work { pictures: known.min(self.batch_size), ..Work::default() }
+    }
+
     /// That there is a picture at all.
     pub(crate) fn check_given(&self) -> Result<(), Failure> {
         if self.images.is_empty() {
@@ -61,6 +69,8 @@ fn batch_size(text: &str) -> Result<usize, String> {
 struct Pixels {
     values: Vec<f32>,
     size: (usize, usize),
+    /// Width and height of the picture that they were made from.
+    from: (usize, usize),
 }
 
 /// A picture, read or not.
@@ -68,6 +78,8 @@ pub(crate) struct Picture {
     pub(crate) name: String,
     /// Why it could not be read; the others are in the batch's pixels, in order.
     pub(crate) error: Option<String>,
+    /// Its width and height as it was read; of one that was not, 0.
+    pub(crate) size: (usize, usize),
 }
 
 /// Pictures that follow one another; those that were read have one size.
@@ -164,6 +176,7 @@ impl Pictures {
                 Err(_) => break,
             };
             until = until.or_else(|| Some(Instant::now() + PATIENCE));
+            let mut from = (0, 0);
             let error = match pixels {
                 Ok(pixels) => {
                     if size.is_some_and(|size| size != pixels.size) {
@@ -171,12 +184,13 @@ impl Pictures {
                         break;
                     }
                     size = Some(pixels.size);
+                    from = pixels.from;
                     values.extend_from_slice(&pixels.values);
                     None
                 }
                 Err(error) => Some(error),
             };
-            pictures.push(Picture { name, error });
+            pictures.push(Picture { name, error, size: from });
         }
         if pictures.is_empty() {
             return Ok(None);
@@ -224,11 +238,12 @@ fn work(
     }
 }
 
-/// What the model reads of one picture, `[1, 3, img_h, img_w]`.
-pub(crate) fn one(path: &Path, processor: &Processor) -> Result<Tensor, Failure> {
-    let Pixels { values, size: (width, height) } =
+/// What the model reads of one picture, `[1, 3, img_h, img_w]`, and where boxes on it lie.
+pub(crate) fn one(path: &Path, processor: &Processor) -> Result<(Tensor, Frame), Failure> {
+    let Pixels { values, size: (width, height), from } =
         prepare(path, processor, false).map_err(Failure::input)?;
-    Ok(Tensor::from_slice(&values, &[1, 3, height, width])?)
+    let frame = Frame::new(processor, from).map_err(Failure::input)?;
+    Ok((Tensor::from_slice(&values, &[1, 3, height, width])?, frame))
 }
 
 fn prepare(path: &Path, processor: &Processor, upright: bool) -> Result<Pixels, String> {
@@ -236,5 +251,5 @@ fn prepare(path: &Path, processor: &Processor, upright: bool) -> Result<Pixels, 
     let picture = if upright { picture.upright() } else { picture };
     let size = processor.size_for(picture.width(), picture.height()).map_err(|e| chain(&e))?;
     let values = processor.pixels(&picture).map_err(|e| chain(&e))?;
-    Ok(Pixels { values, size })
+    Ok(Pixels { values, size, from: (picture.width(), picture.height()) })
 }

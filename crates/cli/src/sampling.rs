@@ -66,6 +66,13 @@ fn number(
 }
 
 impl SamplingArgs {
+    /// Texts written side by side for each one that is asked for, and the tokens to write at most;
+    /// `usual` where nothing is said.
+    pub(crate) fn extent(&self, usual: usize) -> (usize, usize) {
+        let tokens = self.max_new_tokens.map_or(usual, |n| n as usize);
+        (self.num_beams.unwrap_or(1) as usize, tokens)
+    }
+
     /// The settings: those of the command where nothing is said.
     pub(crate) fn settings(&self, usual: &Settings) -> Result<Settings, Failure> {
         let tokens = |given: Option<u64>, usual| given.map_or(usual, |n| n as usize);

@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::global::Global;
+use crate::memory;
 use crate::shapes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -9,7 +10,7 @@ use ocelli_data::image::Processor;
 use ocelli_data::text::{self, Behaviour, BertTokenizer, ClipTokenizer, TextError, Truncate};
 use ocelli_models::language::bert::Texts;
 use ocelli_models::vision::vit::Head;
-use ocelli_models::{Family, Files, HeadCounts, Model, Opened};
+use ocelli_models::{Family, Files, HeadCounts, Model, Need, Opened, Work};
 use ocelli_nn::checkpoint::hub::{self, HubOptions};
 use ocelli_tensor::{BlockKind, Narrow, Tensor};
 use serde::Deserialize;
@@ -22,7 +23,7 @@ use std::time::Instant;
 /// Names in a folder that a suggestion is looked for in.
 const MOST_NAMES: usize = 1000;
 /// Tokens of a text in every published CLIP.
-const CLIP_CONTEXT: usize = 77;
+pub(crate) const CLIP_CONTEXT: usize = 77;
 
 /// Which model.
 #[derive(Args, Clone, Debug)]
@@ -70,11 +71,20 @@ pub(crate) enum Quant {
 
 impl Quant {
     /// Blocks that have scales of their own.
-    fn blocks(self) -> Option<BlockKind> {
+    pub(crate) fn blocks(self) -> Option<BlockKind> {
         match self {
             Self::Int8 => None,
             Self::Q8_0 => Some(BlockKind::Q8_0),
             Self::Q4_0 => Some(BlockKind::Q4_0),
+        }
+    }
+
+    /// As it is called on the command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
         }
     }
 }
@@ -95,6 +105,7 @@ pub(crate) struct Source {
     files: Files,
     path: PathBuf,
     narrow: Option<Narrow>,
+    quant: Option<Quant>,
 }
 
 impl Source {
@@ -136,8 +147,46 @@ impl Source {
         if self.path.is_dir() { &self.path } else { self.path.parent().unwrap_or(Path::new(".")) }
     }
 
-    /// Loads it.
-    pub(crate) fn open(self, global: &Global) -> Result<Session, Failure> {
+    /// What it is, without its values, which are not read.
+    pub(crate) fn measure(&self) -> Result<Opened, Failure> {
+        Ok(self.files.measure(HeadCounts::default())?)
+    }
+
+    /// That it may take the memory that this work needs.
+    fn check_memory(&self, global: &Global, work: Work) -> Result<(), Failure> {
+        let Some(limit) = global.memory_limit() else { return Ok(()) };
+        let measured = self.measure()?;
+        let need_of = |m: &Opened, work| Need::of(&m.model, &m.parameters, work);
+        let need = need_of(&measured, work);
+        if need.total() <= limit {
+            return Ok(());
+        }
+        let smaller = match self.quant {
+            None => &[Quant::Q8_0, Quant::Q4_0][..],
+            Some(Quant::Int8 | Quant::Q8_0) => &[Quant::Q4_0],
+            Some(Quant::Q4_0) => &[],
+        };
+        let mut others = Vec::new();
+        for quant in smaller {
+            let Some(kind) = quant.blocks() else { continue };
+            let files = self.files.clone().quantised(kind);
+            let measured = files.measure(HeadCounts::default())?;
+            others.push((format!("--quant {}", quant.name()), need_of(&measured, work)));
+        }
+        // What is left for tokens once all else is there.
+        let each = (work.texts * measured.model.token_bytes()) as u64;
+        let left = limit.saturating_sub(need_of(&measured, Work { written: 0, ..work }).total());
+        let written = left.checked_div(each).unwrap_or(0) as usize;
+        if (1..work.written).contains(&written) {
+            let how = format!("-n {written} in place of {}", work.written);
+            others.insert(0, (how, need_of(&measured, Work { written, ..work })));
+        }
+        memory::check_limit(limit, &need, &others)
+    }
+
+    /// Loads it for some work.
+    pub(crate) fn open(self, global: &Global, work: Work) -> Result<Session, Failure> {
+        self.check_memory(global, work)?;
         let started = Instant::now();
         let class_names = class_names(&self.dir().join("config.json"));
         let reader = match self.files.family() {
@@ -170,7 +219,7 @@ impl Source {
 pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure> {
     let Some(model) = &args.model else {
         let files = Files::builtin()?;
-        return Ok(Source { files, path: PathBuf::new(), narrow: args.narrow() });
+        return Ok(Source { files, path: PathBuf::new(), narrow: args.narrow(), quant: None });
     };
     let path = resolve(global, model)?;
     let base = args.base.as_deref().map(|base| resolve(global, base)).transpose()?;
@@ -183,7 +232,7 @@ pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure>
         Some(kind) => files.quantised(kind),
         None => files,
     };
-    Ok(Source { files, path, narrow: args.narrow() })
+    Ok(Source { files, path, narrow: args.narrow(), quant: args.quant })
 }
 
 /// A folder of changes, and how often they count.

@@ -1,5 +1,6 @@
 //! A text about each picture.
 
+use crate::boxes::{Boxes, DrawArgs, Drawing, Frame};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::inputs::Inputs;
@@ -12,10 +13,12 @@ use crate::session::{self, ModelArgs};
 use crate::table;
 use crate::written::Written;
 use ocelli_data::text::Tokenizer;
+use ocelli_models::Work;
 use ocelli_models::generate::{Flow, Settings};
 use ocelli_models::systems::writer::{Request, Writer};
 use ocelli_tensor::{Tensor, no_grad};
 use serde::Serialize;
+use std::path::Path;
 
 /// What is written, about which pictures, by which model and how.
 pub(crate) struct Texts<'a> {
@@ -25,26 +28,46 @@ pub(crate) struct Texts<'a> {
     /// A JSON object a line.
     pub(crate) jsonl: bool,
     pub(crate) pictures: &'a PictureArgs,
+    pub(crate) draw: &'a DrawArgs,
 }
+
+/// Tokens of an answer, where nothing is said, and of what is asked, for the need of memory.
+const USUAL_TOKENS: usize = 512;
+const WORDS: usize = 64;
 
 #[derive(Serialize)]
 struct Line<'a> {
     image: &'a str,
     text: &'a str,
+    #[serde(flatten)]
+    boxes: &'a Boxes,
 }
 
 /// Writes a text about each picture, in the order of the pictures.
 pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
     asked.pictures.check_given()?;
+    if asked.draw.draw.is_some() && !matches!(&asked.pictures.images[..], [one] if !one.is_dir()) {
+        return Err(Failure::usage("--draw draws on one picture; name one file"));
+    }
     let source = session::find(global, asked.model)?;
     // That the model is of another kind says more than that it has no such tokenizer.
     let tokenizer = source.language_tokenizer();
-    let mut pictures = Pictures::start(asked.pictures, source.processor()?)?;
-    let session = source.open(global)?;
+    let processor = source.processor()?;
+    let (beams, new) = asked.sampling.extent(USUAL_TOKENS);
+    let pictures_at_once = asked.pictures.work();
+    let work = Work {
+        texts: beams * pictures_at_once.pictures,
+        read: WORDS,
+        written: new,
+        ..pictures_at_once
+    };
+    let mut pictures = Pictures::start(asked.pictures, processor.clone())?;
+    let session = source.open(global, work)?;
     let Some(writer) = session.opened.model.writer() else {
         let needs = "a model that sees and writes, such as a BLIP";
         return Err(session.unsuitable("writing about pictures", needs));
     };
+    let drawing = Drawing::new(&session, asked.draw, asked.pictures.upright)?;
     let tokenizer = tokenizer?;
     let mut settings = asked.sampling.settings(&writer.usual(&asked.request))?;
     if settings.eos.is_empty() {
@@ -70,12 +93,16 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
                 }
                 (None, jsonl) => {
                     let text = texts.next().map_or("", String::as_str);
+                    let frame = Frame::new(&processor, picture.size).map_err(Failure::input)?;
+                    let boxes = drawing.read(text, frame);
                     if jsonl {
-                        out.json(&Line { image, text })?;
+                        out.json(&Line { image, text, boxes: &boxes })?;
                     } else {
                         out.text(&table::heading(image, global.has_color()))?;
-                        out.text(&format!("  {text}\n"))?;
+                        out.written(&format!("  {text}\n"))?;
                     }
+                    out.flush()?;
+                    drawing.show(&boxes, Path::new(image))?;
                 }
             }
             unread |= picture.error.is_some();

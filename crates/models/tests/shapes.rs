@@ -17,22 +17,69 @@ fn part(found: &Inventory, prefix: &str) -> usize {
 
 #[test]
 fn every_list_is_a_model_of_its_family() {
-    for (name, family) in [
-        ("bert-base-uncased", Family::Bert),
-        ("blip-vqa-base", Family::TransformersBlip),
-        ("blip2-flan-t5-xl", Family::TransformersBlip2),
-        ("blip2-itm-vit-g", Family::TransformersBlip2),
-        ("clip-vit-large-patch14-336", Family::TransformersClip),
-        ("gpt2", Family::Gpt2),
-        ("llava-1.5-7b-hf", Family::Llava),
-        ("llava-v1.5-7b", Family::Llava),
-        ("openai-ViT-B-32", Family::OpenAiClip),
-        ("openai-RN50", Family::OpenAiClip),
-        ("opt-2.7b", Family::Opt),
-        ("vicuna-7b-v1.5", Family::Llama),
-        ("vit-base-patch16-224", Family::TransformersVit),
-    ] {
-        let found = inventory(&stored(&format!("{name}.json"))).unwrap();
+    let lists: [(Family, &[&str]); 11] = [
+        (Family::Bert, &["bert-base-uncased"]),
+        (
+            Family::TransformersBlip,
+            &[
+                "blip-image-captioning-base",
+                "blip-image-captioning-large",
+                "blip-itm-base",
+                "blip-vqa-base",
+            ],
+        ),
+        (
+            Family::TransformersBlip2,
+            &[
+                "blip2-flan-t5-xl",
+                "blip2-flan-t5-xxl",
+                "blip2-itm-vit-g",
+                "blip2-opt-2.7b",
+                "blip2-opt-6.7b",
+            ],
+        ),
+        (
+            Family::TransformersClip,
+            &[
+                "clip-vit-base-patch16",
+                "clip-vit-base-patch32",
+                "clip-vit-large-patch14-336",
+                "clip-vit-large-patch14",
+            ],
+        ),
+        (Family::Gpt2, &["gpt2"]),
+        (
+            Family::Llava,
+            &["llava-1.5-13b-hf", "llava-1.5-7b-hf", "llava-v1.5-13b", "llava-v1.5-7b"],
+        ),
+        (
+            Family::OpenAiClip,
+            &[
+                "openai-RN101",
+                "openai-RN50",
+                "openai-RN50x16",
+                "openai-RN50x4",
+                "openai-RN50x64",
+                "openai-ViT-B-16",
+                "openai-ViT-B-32",
+                "openai-ViT-L-14-336",
+                "openai-ViT-L-14",
+            ],
+        ),
+        (Family::Opt, &["opt-2.7b"]),
+        (Family::T5, &["flan-t5-xl"]),
+        (Family::Llama, &["vicuna-7b-v1.5"]),
+        (
+            Family::TransformersVit,
+            &["vit-base-patch16-224-in21k", "vit-base-patch16-224", "vit-large-patch16-224"],
+        ),
+    ];
+    let named =
+        || lists.iter().flat_map(|(family, names)| names.iter().map(|name| (*family, *name)));
+    let stored_lists = std::fs::read_dir(stored("")).unwrap().count();
+    assert_eq!(named().count(), stored_lists);
+    for (family, name) in named() {
+        let found = inventory(&stored(&format!("{name}.json")), None).unwrap();
         assert_eq!(found.opened.family, family, "{name}");
         assert_eq!(found.stated, [Some(found.tensors), Some(found.elements)], "{name}");
         // All values are parameters, but for those that are named as not needed.
@@ -45,15 +92,18 @@ fn every_list_is_a_model_of_its_family() {
 
 #[test]
 fn parts_have_their_published_sizes() {
-    let found = inventory(&stored("llava-1.5-7b-hf.json")).unwrap();
+    let found = inventory(&stored("llava-1.5-7b-hf.json"), None).unwrap();
     assert_eq!(found.elements, 7_063_427_072);
     assert_eq!(part(&found, "projector."), 20_979_712);
-    let found = inventory(&stored("llava-v1.5-7b.json")).unwrap();
+    let found = inventory(&stored("llava-v1.5-7b.json"), None).unwrap();
     assert_eq!(part(&found, "projector."), 20_979_712);
     assert_eq!(part(&found, "language."), 6_738_415_616);
-    // The paper says 188 M, heads of the first stage included.
-    let found = inventory(&stored("blip2-itm-vit-g.json")).unwrap();
+    // The paper says 188 M, with the heads of the first stage, of which this file has two.
+    let found = inventory(&stored("blip2-itm-vit-g.json"), None).unwrap();
     assert_eq!(part(&found, "qformer."), 185_660_160 + 32 * 768);
+    assert_eq!(part(&found, "matching."), 395_266);
+    let found = inventory(&stored("llava-1.5-13b-hf.json"), None).unwrap();
+    assert_eq!(part(&found, "projector."), 31_467_520);
 }
 
 #[test]
@@ -64,7 +114,7 @@ fn what_does_not_fit_is_named() {
     let failure = |from: &str, to: &str| {
         assert!(text.contains(from), "{from}");
         std::fs::write(&file, text.replace(from, to)).unwrap();
-        inventory(&file).unwrap_err().to_string()
+        inventory(&file, None).unwrap_err().to_string()
     };
     let missing = failure(r#""transformer.ln_f.bias": "#, r#""transformer.ln_g.bias": "#);
     assert!(missing.contains("1 missing: transformer.ln_f.bias"), "{missing}");

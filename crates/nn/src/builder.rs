@@ -317,7 +317,7 @@ impl Builder {
     pub fn weight(&self, name: &str, shape: &[usize], init: Init) -> Parameter {
         let parameter = self.make(name, shape, init, Kind::Weight);
         let kind = match &self.shared.source {
-            Source::Checkpoint(file, ..) => file.quantised_to().filter(|_| file.has_values()),
+            Source::Checkpoint(file, ..) => file.quantised_to().filter(|_| file.is_read()),
             Source::Random(_, kind) => *kind,
             Source::Zeros => None,
         };
@@ -356,9 +356,26 @@ impl Builder {
         let stand_in = || Tensor::zeros(&vec![0; shape.len()]);
         let kernel = if let Kind::Filters(kernel) = kind { Some(kernel) } else { None };
         let is_buffer = kind == Kind::Buffer;
-        let parameter = Parameter::new(name, value.unwrap_or_else(stand_in), is_buffer, kernel);
+        let is_linear = matches!(kind, Kind::Weight | Kind::Filters(_));
+        let value = value.unwrap_or_else(stand_in);
+        let planned = self.planned(&name, shape, kind);
+        let parameter = Parameter::new(name, value, is_buffer, is_linear, kernel, planned);
         self.shared.made.borrow_mut().push(parameter.clone());
         parameter
+    }
+
+    /// The blocks that the values will be in once they are read, if they are not read now.
+    fn planned(&self, name: &str, shape: &[usize], kind: Kind) -> Option<BlockKind> {
+        let Source::Checkpoint(file, names, _) = &self.shared.source else { return None };
+        if file.is_read() || !shape.last()?.is_multiple_of(BLOCK) {
+            return None;
+        }
+        if let Some(blocks) = file.quantised_to().filter(|_| kind == Kind::Weight) {
+            return Some(blocks);
+        }
+        let place = names.iter().find_map(|n| n.place(name))?;
+        let [theirs] = &place.theirs[..] else { return None };
+        file.block_kind(theirs).filter(|_| place.layout == Layout::Same)
     }
 
     fn find(
@@ -393,7 +410,7 @@ impl Builder {
         if !whole {
             return None;
         }
-        if !file.has_values() {
+        if !file.is_read() {
             return Zeros::tensor(shape);
         }
         let blocks = file.quantised_to().filter(|_| kind == Kind::Weight);

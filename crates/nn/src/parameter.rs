@@ -1,6 +1,6 @@
 //! Parameters of a model.
 
-use ocelli_tensor::{Narrow, Tensor};
+use ocelli_tensor::{BLOCK, BlockKind, Narrow, Tensor};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,6 +12,9 @@ pub struct Parameter(Arc<Inner>);
 struct Inner {
     name: String,
     is_buffer: bool,
+    is_linear: bool,
+    /// The blocks that values will be in that are not read yet.
+    planned: Option<BlockKind>,
     /// Height and width of the filters that the rows of a matrix are.
     kernel: Option<(usize, usize)>,
     value: RwLock<Tensor>,
@@ -26,11 +29,22 @@ impl Parameter {
         name: String,
         value: Tensor,
         is_buffer: bool,
+        is_linear: bool,
         kernel: Option<(usize, usize)>,
+        planned: Option<BlockKind>,
     ) -> Self {
         let value = if is_buffer { value } else { value.leaf() };
         let (value, version, narrow) = (RwLock::new(value), AtomicU64::new(0), RwLock::default());
-        Self(Arc::new(Inner { name, is_buffer, kernel, value, version, narrow }))
+        Self(Arc::new(Inner {
+            name,
+            is_buffer,
+            is_linear,
+            planned,
+            kernel,
+            value,
+            version,
+            narrow,
+        }))
     }
 
     /// The full name, such as `vision.blocks.3.norm1.weight`.
@@ -68,6 +82,21 @@ impl Parameter {
     /// The number of values.
     pub fn elements(&self) -> usize {
         self.shape().iter().product()
+    }
+
+    /// Whether it is the weight of a linear layer, of which the kernels keep a copy in their order.
+    pub fn is_linear(&self) -> bool {
+        self.0.is_linear
+    }
+
+    /// Memory that the values take once they are read, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let elements = self.elements() as u64;
+        let held = || self.tensor().blocks().map(|blocks| blocks.kind());
+        match self.0.planned.or_else(held) {
+            Some(kind) => elements / BLOCK as u64 * kind.bytes() as u64,
+            None => elements * size_of::<f32>() as u64,
+        }
     }
 
     /// Whether gradients are computed for it.

@@ -1,5 +1,6 @@
 //! `ocelli caption`: what pictures show, in a sentence.
 
+use crate::boxes::DrawArgs;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::pictures::PictureArgs;
@@ -15,6 +16,7 @@ Examples:
   ocelli caption -m Salesforce/blip-image-captioning-base photo.jpg
   ocelli caption -m blip/ --prompt 'a drawing of' --num-beams 3 --jsonl drawings/
   ocelli caption -m blip/ --top-p 0.9 --seed 1 photos/
+  ocelli caption -m minigpt-v2/ -i '[grounding] please describe this image in details' --draw boxes.png photo.jpg
 
 A picture that cannot be read is reported in its place; the exit code is then 3.")]
 pub(crate) struct Args {
@@ -25,9 +27,11 @@ pub(crate) struct Args {
     prompt: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// A JSON object a line: {"image", "text"}
+    /// A JSON object a line: {"image", "text"}, and "boxes" of models that answer with boxes
     #[arg(long)]
     jsonl: bool,
+    #[command(flatten)]
+    draw: DrawArgs,
     #[command(flatten)]
     pictures: PictureArgs,
 }
@@ -42,6 +46,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             sampling: &args.sampling,
             jsonl: args.jsonl,
             pictures: &args.pictures,
+            draw: &args.draw,
         },
     )
 }

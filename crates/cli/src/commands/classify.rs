@@ -68,7 +68,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let labels = labels.or_else(|| source.labels());
     let templates = args.labels.templates(source.template())?;
     let mut pictures = Pictures::start(&args.pictures, source.processor()?)?;
-    let session = source.open(global)?;
+    let session = source.open(global, args.pictures.work())?;
     interrupt::watch();
     let (classifier, names) = match (session.classes(), labels) {
         (Some(_), _) if args.labels.is_given() => {

@@ -10,6 +10,7 @@ use crate::progress::Progress;
 use crate::rows_file::RowsFile;
 use crate::session::{self, ModelArgs, Session};
 use crate::unread::UnreadList;
+use ocelli_models::Work;
 use ocelli_tensor::no_grad;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -56,14 +57,16 @@ const TEXTS_AT_ONCE: usize = 64;
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     if !args.text.is_empty() {
-        let session = session::find(global, &args.model)?.open(global)?;
+        let texts_at_once = args.text.len().min(TEXTS_AT_ONCE);
+        let work = Work { texts: texts_at_once, read: session::CLIP_CONTEXT, ..Work::default() };
+        let session = session::find(global, &args.model)?.open(global, work)?;
         interrupt::watch();
         return texts(global, &session, args);
     }
     args.pictures.check_given()?;
     let source = session::find(global, &args.model)?;
     let pictures = Pictures::start(&args.pictures, source.processor()?)?;
-    let session = source.open(global)?;
+    let session = source.open(global, args.pictures.work())?;
     interrupt::watch();
     match &args.output {
         Some(file) => images_to_file(global, &session, args, pictures, file),

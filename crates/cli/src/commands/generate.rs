@@ -1,5 +1,6 @@
 //! `ocelli generate`: text that goes on from a prompt.
 
+use crate::boxes::{Boxes, DrawArgs, Drawing, Frame};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::interrupt;
@@ -10,6 +11,7 @@ use crate::session::{self, ModelArgs};
 use crate::template::{Form, TemplateArgs};
 use crate::written::Written;
 use ocelli_data::text::{IMAGE_MARK, Tokenizer};
+use ocelli_models::Work;
 use ocelli_models::connector::splice::Spliced;
 use ocelli_models::generate::{Cache, Decoder, Flow, Prompt, Rows, Settings, generate};
 use ocelli_models::language::causal::CausalModel;
@@ -18,7 +20,7 @@ use ocelli_tensor::Tensor;
 use serde::Serialize;
 use std::cell::Cell;
 use std::io::{IsTerminal, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Tokens of an answer where nothing is said.
@@ -36,7 +38,8 @@ Examples:
   ocelli generate -m models/llama -i \"Once upon a time\" --temperature 0.8 --top-p 0.95 --seed 7
   ocelli generate -m models/llava --image photo.jpg -i \"What is in the picture?\"
   ocelli generate -m models/chat.gguf --chat -i \"Name three rivers.\"
-  ocelli generate -m models/llama -i \"One,\" -i \"Red,\" --num-beams 4 --json")]
+  ocelli generate -m models/llama -i \"One,\" -i \"Red,\" --num-beams 4 --json
+  ocelli generate -m minigpt-v2/ --image photo.jpg -i \"[detection] dog\" --draw dogs.png")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -60,6 +63,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     template: TemplateArgs,
     #[command(flatten)]
+    draw: DrawArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
     /// Write a line of JSON for each prompt
     #[arg(long, alias = "jsonl")]
@@ -75,16 +80,33 @@ struct Line<'a> {
     generated_tokens: usize,
     prefill_ms: f64,
     decode_ms: f64,
+    /// On the last picture.
+    #[serde(flatten)]
+    boxes: &'a Boxes,
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    if args.draw.draw.is_some() && (args.prompt.len() > 1 || args.image.is_empty()) {
+        return Err(Failure::usage(
+            "--draw draws one answer on its picture; give one -i and --image",
+        ));
+    }
     let source = session::find(global, &args.model)?;
     let usual = Settings::greedy(USUAL_TOKENS, &source.end_tokens()?);
     let mut settings = args.sampling.settings(&usual)?;
     let tokenizer = source.language_tokenizer();
     let own = tokenizer.as_ref().map_or(Ok(None), |tokenizer| source.chat_template(tokenizer));
     let processor = (!args.image.is_empty()).then(|| source.processor()).transpose()?;
-    let session = source.open(global)?;
+    let texts = args.prompt.len().min(BATCH);
+    let (beams, new) = args.sampling.extent(USUAL_TOKENS);
+    let words = |text: &String| tokenizer.as_ref().map_or(0, |t| t.encode(text, true).len());
+    let work = Work {
+        texts: beams * texts,
+        read: args.prompt.iter().map(words).max().unwrap_or(0),
+        written: new,
+        pictures: texts * args.image.len(),
+    };
+    let session = source.open(global, work)?;
     let talker = session.opened.model.talker();
     let causal = talker.map(Talker::language).or(session.opened.model.causal());
     let Some(model) = causal else {
@@ -94,13 +116,16 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     if settings.eos.is_empty() {
         settings.eos.extend(tokenizer.named().end);
     }
-    let mut pictures = Vec::new();
+    let drawing = Drawing::new(&session, &args.draw, false)?;
+    let (mut pictures, mut frame) = (Vec::new(), None);
     if let Some(processor) = &processor {
         let Some(talker) = talker else {
             return Err(session.unsuitable("--image", "a LLaVA or a MiniGPT"));
         };
         for path in &args.image {
-            pictures.extend(talker.pictures(&pictures::one(path, processor)?)?);
+            let (pixels, of) = pictures::one(path, processor)?;
+            pictures.extend(talker.pictures(&pixels)?);
+            frame = Some((path.as_path(), of));
         }
     }
     let form = if args.chat || !pictures.is_empty() {
@@ -131,7 +156,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let shows = !args.json && args.prompt.len() == 1 && stdout().is_terminal();
     for prompts in args.prompt.chunks(BATCH) {
         let prompts: Result<Vec<Prompt>, Failure> = prompts.iter().map(read).collect();
-        write(model, &tokenizer, &settings, &prompts?, &stops, args.json, shows, &mut out)?;
+        let shown = Shown { as_written: shows, is_json: args.json, stops: &stops, drawing, frame };
+        write(model, &tokenizer, &settings, &prompts?, &shown, &mut out)?;
         out.flush()?;
         if interrupt::asked() {
             return Err(Failure::interrupted());
@@ -165,27 +191,37 @@ impl Decoder for Timed<'_> {
     }
 }
 
+/// How answers are shown.
+struct Shown<'a> {
+    /// While they are written, on a terminal.
+    as_written: bool,
+    is_json: bool,
+    /// Texts that end an answer.
+    stops: &'a [String],
+    drawing: Drawing<'a>,
+    /// The last picture.
+    frame: Option<(&'a Path, Frame)>,
+}
+
 /// Goes on from some prompts side by side.
 fn write(
     model: &dyn CausalModel,
     tokenizer: &Tokenizer,
     settings: &Settings,
     prompts: &[Prompt],
-    stops: &[String],
-    is_json: bool,
-    shows: bool,
+    shown: &Shown,
     out: &mut Output,
 ) -> Result<(), Failure> {
     let mut written: Vec<Written> =
-        prompts.iter().map(|_| Written::new(tokenizer, stops)).collect();
+        prompts.iter().map(|_| Written::new(tokenizer, shown.stops)).collect();
     let started = Instant::now();
     let timed = Timed { decoder: model, prefill: Cell::default() };
     let mut broken = None;
     let mut cache = model.new_cache(prompts.len());
     let answers = generate(&timed, prompts, &mut cache, settings, &mut |row, id| {
         let more = written[row].push(id);
-        if shows && broken.is_none() {
-            broken = out.text(more).and_then(|()| out.flush()).err();
+        if shown.as_written && broken.is_none() {
+            broken = out.written(more).and_then(|()| out.flush()).err();
         }
         if written[row].is_over() || interrupt::asked() || broken.is_some() {
             Flow::Stop
@@ -200,22 +236,31 @@ fn write(
     let decode = started.elapsed().saturating_sub(prefill);
     for ((written, answer), prompt) in written.iter_mut().zip(&answers).zip(prompts) {
         let rest = written.finish();
-        if shows {
-            out.text(rest)?;
+        if shown.as_written {
+            out.written(rest)?;
             out.text("\n")?;
-        } else if is_json {
+        } else if !shown.is_json {
+            out.written(written.text())?;
+            out.text("\n")?;
+        }
+        let text = written.text();
+        let boxes = shown.frame.map(|(_, frame)| shown.drawing.read(text, frame));
+        let boxes = boxes.unwrap_or_default();
+        if shown.is_json {
             out.json(&Line {
-                text: written.text(),
+                text,
                 ids: &answer.ids,
                 prompt_tokens: prompt.ids.len(),
                 image_tokens: prompt.image_tokens,
                 generated_tokens: answer.ids.len(),
                 prefill_ms: prefill.as_secs_f64() * 1e3,
                 decode_ms: decode.as_secs_f64() * 1e3,
+                boxes: &boxes,
             })?;
-        } else {
-            out.text(written.text())?;
-            out.text("\n")?;
+        }
+        if let Some((picture, _)) = shown.frame {
+            out.flush()?;
+            shown.drawing.show(&boxes, picture)?;
         }
     }
     Ok(())

@@ -93,7 +93,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     args.pictures.check_given()?;
     let source = session::find(global, &args.model)?;
     let mut pictures = Pictures::start(&args.pictures, source.processor()?)?;
-    let session = source.open(global)?;
+    let session = source.open(global, args.pictures.work())?;
     let comparison = match session.opened.model.matcher() {
         Some(matcher) => Comparison::Together(matcher, session.read(&args.text)?),
         None => {

@@ -1,9 +1,10 @@
 //! `ocelli run`: a conversation, about pictures where the model sees.
 
+use crate::boxes::{DrawArgs, Drawing, Frame};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::interrupt;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::pictures;
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
@@ -11,6 +12,7 @@ use crate::template::{Form, TemplateArgs};
 use crate::written::Written;
 use ocelli_data::image::Processor;
 use ocelli_data::text::{Tokenizer, Turn};
+use ocelli_models::Work;
 use ocelli_models::generate::{Flow, Sampling, Settings, Strategy};
 use ocelli_models::language::causal::CausalModel;
 use ocelli_models::systems::talker::{Conversation, Talker, ids, text_ids};
@@ -23,6 +25,8 @@ use std::path::{Path, PathBuf};
 const TEMPERATURE: f32 = 0.2;
 /// Tokens of an answer where nothing is said.
 const USUAL_TOKENS: usize = 512;
+/// Tokens of a first message, for the need of memory.
+const MESSAGE: usize = 256;
 
 const COMMANDS: &str = "\
 /image PATH  show a picture with the next message
@@ -52,6 +56,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     template: TemplateArgs,
     #[command(flatten)]
+    draw: DrawArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
 }
 
@@ -61,11 +67,14 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let own = tokenizer.as_ref().map_or(Ok(None), |tokenizer| source.chat_template(tokenizer));
     let processor = source.processor();
     let end_tokens = source.end_tokens()?;
-    let session = source.open(global)?;
+    let (texts, new) = args.sampling.extent(USUAL_TOKENS);
+    let work = Work { texts, read: MESSAGE, written: new, pictures: args.image.len().max(1) };
+    let session = source.open(global, work)?;
     let talker = session.opened.model.talker();
     let Some(language) = talker.map(Talker::language).or(session.opened.model.causal()) else {
         return Err(session.unsuitable("a conversation", "a LLaVA, a MiniGPT or a language model"));
     };
+    let drawing = Drawing::new(&session, &args.draw, false)?;
     let tokenizer = tokenizer?;
     let form = args.template.form(&tokenizer, talker, own?)?;
     let eyes = match talker {
@@ -86,6 +95,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         language,
         eyes,
         tokenizer: &tokenizer,
+        drawing,
         settings,
         stops: stops.chain(form.stops()).collect(),
         form,
@@ -113,6 +123,7 @@ struct Shown {
     path: PathBuf,
     /// `[image tokens, width]`.
     tokens: Tensor,
+    frame: Frame,
 }
 
 /// A conversation with all that it needs.
@@ -121,6 +132,7 @@ struct Chat<'a> {
     /// What brings pictures to it, if it can be shown any.
     eyes: Option<(&'a dyn Talker, Processor)>,
     tokenizer: &'a Tokenizer,
+    drawing: Drawing<'a>,
     form: Form,
     settings: Settings,
     stops: Vec<String>,
@@ -183,22 +195,30 @@ impl Chat<'_> {
         }
         let mut lines = stdin().lock().lines();
         loop {
+            // What ended the last answer does not count any more.
+            interrupt::forget();
             if is_terminal {
                 self.out.text("> ")?;
                 self.out.flush()?;
             }
-            let Some(line) = lines.next() else { break };
+            interrupt::wait(is_terminal);
+            let line = lines.next();
+            interrupt::wait(false);
+            let Some(line) = line else { break };
             let line = line.map_err(|e| Failure::input(format!("standard input: {e}")))?;
             interrupt::forget();
             let done = match Line::new(&line) {
                 Line::Say("") => Ok(()),
                 Line::Say(text) => self.say(text),
                 Line::Image("") => Err(Failure::usage("/image needs a path")),
-                Line::Image(path) => self.show(Path::new(path)),
+                Line::Image(path) => self.show(Path::new(path)).map(|()| {
+                    tell(&format!("{path} is shown with the next message"));
+                }),
                 Line::Save("") => Err(Failure::usage("/save needs a file")),
                 Line::Save(path) => self.save(Path::new(path)),
                 Line::Clear => {
                     self.clear();
+                    tell("the conversation is forgotten");
                     Ok(())
                 }
                 Line::Help => {
@@ -223,9 +243,9 @@ impl Chat<'_> {
             let what = "the model reads text alone; a LLaVA or a MiniGPT can be shown pictures";
             return Err(Failure::usage(what));
         };
-        let pixels = pictures::one(path, processor)?;
+        let (pixels, frame) = pictures::one(path, processor)?;
         for tokens in talker.pictures(&pixels)? {
-            self.next.push(Shown { path: path.to_owned(), tokens });
+            self.next.push(Shown { path: path.to_owned(), tokens, frame });
         }
         Ok(())
     }
@@ -245,10 +265,12 @@ impl Chat<'_> {
         let answer = self.answer();
         match answer {
             Ok(answer) => {
+                let boxes =
+                    self.shown.last().map(|s| (self.drawing.read(&answer, s.frame), &s.path));
                 if let Some(turn) = self.turns.last_mut() {
                     turn.answer = Some(answer);
                 }
-                Ok(())
+                boxes.map_or(Ok(()), |(boxes, path)| self.drawing.show(&boxes, path))
             }
             Err(failure) => {
                 self.turns.truncate(turns);
@@ -271,7 +293,7 @@ impl Chat<'_> {
             // What stands between the role and the answer is not part of it.
             let text = if has_begun { text } else { text.trim_start() };
             has_begun |= !text.is_empty();
-            out.text(text).and_then(|()| out.flush())
+            out.written(text).and_then(|()| out.flush())
         };
         self.conversation.answer(self.language, &ids, &pictures, &self.settings, &mut |id| {
             broken = write(written.push(id)).err();
@@ -302,10 +324,7 @@ impl Chat<'_> {
                 .collect(),
         };
         let text = serde_json::to_string_pretty(&saved).expect("texts are JSON");
-        let draft = path.with_added_extension("draft");
-        std::fs::write(&draft, text + "\n")
-            .and_then(|()| std::fs::rename(&draft, path))
-            .map_err(|e| Failure::runtime(format!("{}: {e}", path.display())))?;
+        output::write_file(path, (text + "\n").as_bytes())?;
         tell(&format!("{} turns in {}", self.turns.len(), path.display()));
         Ok(())
     }

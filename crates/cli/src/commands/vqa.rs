@@ -1,5 +1,6 @@
 //! `ocelli vqa`: an answer to a question about each picture.
 
+use crate::boxes::DrawArgs;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::pictures::PictureArgs;
@@ -14,6 +15,7 @@ use ocelli_models::systems::writer::Request;
 Examples:
   ocelli vqa -m Salesforce/blip-vqa-base -q 'how many dogs are there?' photo.jpg
   ocelli vqa -m blip-vqa/ -q 'what colour is the car?' --jsonl photos/
+  ocelli vqa -m minigpt-v2/ -q '[refer] give me the location of the dog' --draw dog.png photo.jpg
 
 A picture that cannot be read is reported in its place; the exit code is then 3.")]
 pub(crate) struct Args {
@@ -24,9 +26,11 @@ pub(crate) struct Args {
     question: String,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// A JSON object a line: {"image", "text"}
+    /// A JSON object a line: {"image", "text"}, and "boxes" of models that answer with boxes
     #[arg(long)]
     jsonl: bool,
+    #[command(flatten)]
+    draw: DrawArgs,
     #[command(flatten)]
     pictures: PictureArgs,
 }
@@ -44,6 +48,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             sampling: &args.sampling,
             jsonl: args.jsonl,
             pictures: &args.pictures,
+            draw: &args.draw,
         },
     )
 }

@@ -56,6 +56,11 @@ impl CacheRow {
         self.len == 0
     }
 
+    /// Memory that a token takes, in bytes.
+    pub fn token_bytes(&self) -> usize {
+        self.kv_heads * (self.head_dim + self.value_width()) * size_of::<f32>()
+    }
+
     /// Memory that it takes, in bytes.
     pub fn bytes(&self) -> usize {
         (self.keys.len() + self.values.len()) * size_of::<f32>()

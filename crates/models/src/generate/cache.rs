@@ -42,6 +42,11 @@ impl Cache {
         &mut self.blocks
     }
 
+    /// Memory that a further token of a row takes, in bytes.
+    pub fn token_bytes(&self) -> usize {
+        self.blocks.iter().map(|b| b.own.token_bytes()).sum()
+    }
+
     /// Memory that it takes, in bytes.
     pub fn bytes(&self) -> usize {
         let of = |b: &BlockCache| b.own.bytes() + b.memory.as_ref().map_or(0, KeyValues::bytes);

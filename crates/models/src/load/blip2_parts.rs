@@ -45,12 +45,12 @@ pub(super) fn open(config: &Value, weights: &Arc<Checkpoint>, file: &Path) -> Re
     } else if has("visual_encoder.pos_embed") {
         (TowerConfig::Eva(sizes.eva(prefix, &f.section("vit"))?), None)
     } else {
-        let tower = frozen_tower(dir, &f)?;
+        let tower = frozen_tower(dir, &f, weights)?;
         (tower.config.clone(), Some(tower))
     };
     let projects = |name: &&&str| has(&format!("{name}.weight"));
     let language = match blip2::LAVIS_PROJECTIONS.iter().find(projects) {
-        Some(projection) => Some(frozen_language(dir, projection)?),
+        Some(projection) => Some(frozen_language(dir, projection, weights)?),
         None => None,
     };
     let writing = language.as_ref().map(|part| part.config.clone());
@@ -92,7 +92,7 @@ fn compose(
 }
 
 /// The tower, without its last block, which no user of it runs.
-fn frozen_tower(dir: &Path, f: &Fields) -> Result<Frozen<TowerConfig>> {
+fn frozen_tower(dir: &Path, f: &Fields, trained: &Checkpoint) -> Result<Frozen<TowerConfig>> {
     let found = TOWERS.iter().map(|name| dir.join(name)).find(|path| path.exists());
     let path = found.ok_or_else(|| {
         let (eva, clip) = (TOWERS[0], TOWERS[1]);
@@ -105,7 +105,7 @@ fn frozen_tower(dir: &Path, f: &Fields) -> Result<Frozen<TowerConfig>> {
             ),
         )
     })?;
-    let weights = Arc::new(Checkpoint::open(&path)?);
+    let weights = Arc::new(Checkpoint::open(&path)?.as_part_of(trained));
     let sizes = Sizes::new(&weights, &path);
     let nothing = Value::Null;
     let f = Fields::new(&nothing, &path);
@@ -130,7 +130,11 @@ fn below(block: &str) -> [String; 2] {
 }
 
 /// The language model behind a projection of this name.
-fn frozen_language(dir: &Path, projection: &str) -> Result<Frozen<WritingConfig>> {
+fn frozen_language(
+    dir: &Path,
+    projection: &str,
+    trained: &Checkpoint,
+) -> Result<Frozen<WritingConfig>> {
     let path = dir.join(LANGUAGE);
     let file = path.join("config.json");
     if !file.is_file() {
@@ -144,7 +148,7 @@ fn frozen_language(dir: &Path, projection: &str) -> Result<Frozen<WritingConfig>
             ),
         });
     }
-    let weights = Arc::new(Checkpoint::open(&path)?);
+    let weights = Arc::new(Checkpoint::open(&path)?.as_part_of(trained));
     let has = |name: &str| weights.info(name).is_some();
     let value = read_json(&file)?;
     let f = Fields::new(&value, &file);

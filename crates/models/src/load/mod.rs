@@ -11,6 +11,7 @@ mod compose;
 mod fields;
 mod gguf_config;
 mod llava_config;
+mod memory;
 mod minigpt4_config;
 mod minigpt4_parts;
 mod publish;
@@ -20,6 +21,7 @@ mod vit_config;
 
 use self::compose::Layer;
 use self::fields::Fields;
+pub use self::memory::{Need, Work};
 pub use self::publish::{Published, published};
 pub use self::shapes::{Inventory, inventory};
 use crate::connector::qformer::QFormer;
@@ -273,7 +275,7 @@ pub struct HeadCounts {
 }
 
 /// The files of a model: where they are and what they are.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Files {
     path: PathBuf,
     family: Family,
@@ -763,11 +765,24 @@ impl Files {
     /// # Errors
     /// If the weights do not fit the configuration; everything that does not is listed.
     pub fn open(self, heads: HeadCounts) -> Result<Opened> {
-        let weights = Arc::new(self.weights()?);
+        let weights = self.weights()?;
+        self.open_whole(&Arc::new(weights), heads)
+    }
+
+    /// The model without its values, which are not read: to see what it is and what it will take.
+    ///
+    /// # Errors
+    /// As for [`Files::open`], but of values.
+    pub fn measure(&self, heads: HeadCounts) -> Result<Opened> {
+        let weights = self.weights()?.unread();
+        self.clone().open_whole(&Arc::new(weights), heads)
+    }
+
+    fn open_whole(self, weights: &Arc<Checkpoint>, heads: HeadCounts) -> Result<Opened> {
         let layers = self.layers.clone();
-        let mut opened = self.open_weights(&weights, heads)?;
+        let mut opened = self.open_weights(weights, heads)?;
         if opened.sources.is_empty() {
-            opened.sources = compose::sources(&layers, &weights, &opened.parameters, &opened.names);
+            opened.sources = compose::sources(&layers, weights, &opened.parameters, &opened.names);
         }
         Ok(opened)
     }

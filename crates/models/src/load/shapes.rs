@@ -6,6 +6,7 @@ use super::llava_config::{LANGUAGE, PROJECTOR, TOWER};
 use super::{Family, Files, HeadCounts, Opened, minigpt4_config, read_json};
 use crate::{Error, Result};
 use ocelli_nn::checkpoint::Checkpoint;
+use ocelli_tensor::BlockKind;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -30,18 +31,23 @@ pub struct Inventory {
 const MOST_TENSORS: usize = 1 << 20;
 
 /// Builds the model of a list of tensors: JSON, `keys` of names with `shape`, where `{i}` in a name
-/// stands for the numbers that `i` gives, `"0..11"` or a list.
+/// stands for the numbers that `i` gives, `"0..11"` or a list. Weights of linear layers count as blocks
+/// of `quant` if it is given.
 ///
 /// # Errors
 /// If the file cannot be read, no family has such tensors, or a tensor is missing, left over or of
 /// another shape.
-pub fn inventory(file: &Path) -> Result<Inventory> {
+pub fn inventory(file: &Path, quant: Option<BlockKind>) -> Result<Inventory> {
     let value = read_json(file)?;
     let shapes = shapes(&value, file)?;
     let tensors = shapes.len();
     let size = |shape: &Vec<usize>| shape.iter().fold(1_usize, |n, axis| n.saturating_mul(*axis));
     let elements = shapes.values().map(size).fold(0, usize::saturating_add);
-    let weights = Arc::new(Checkpoint::of_shapes(file, shapes)?);
+    let weights = Checkpoint::of_shapes(file, shapes)?;
+    let weights = Arc::new(match quant {
+        Some(kind) => weights.quantised(kind),
+        None => weights,
+    });
     let (family, config) = recognise(&weights, file)?;
     let files = Files { path: file.to_owned(), config, ..Files::of_family(family) };
     let opened = files.open_weights(&weights, HeadCounts::default())?;

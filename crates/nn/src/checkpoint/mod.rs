@@ -69,6 +69,7 @@ pub struct Checkpoint {
     metadata: BTreeMap<String, String>,
     quantised: Option<BlockKind>,
     has_values: bool,
+    is_read: bool,
     changes: compose::Changes,
 }
 
@@ -144,7 +145,7 @@ impl Checkpoint {
     fn empty() -> Self {
         let (files, entries, metadata) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         let changes = compose::Changes::new();
-        Self { files, entries, metadata, quantised: None, has_values: true, changes }
+        Self { files, entries, metadata, quantised: None, has_values: true, is_read: true, changes }
     }
 
     fn add(&mut self, path: PathBuf, region: Region) -> Result<()> {
@@ -275,6 +276,30 @@ impl Checkpoint {
     #[must_use]
     pub fn quantised(self, kind: BlockKind) -> Self {
         Self { quantised: Some(kind), ..self }
+    }
+
+    /// The same, of which no values are read: a model of it is built of zeros, to see what it will
+    /// take.
+    #[must_use]
+    pub fn unread(self) -> Self {
+        Self { is_read: false, ..self }
+    }
+
+    /// Whether values are read when a model is built of it.
+    pub(crate) fn is_read(&self) -> bool {
+        self.is_read && self.has_values
+    }
+
+    /// The same, held and read as another part of the same model.
+    #[must_use]
+    pub fn as_part_of(self, whole: &Self) -> Self {
+        Self { quantised: whole.quantised, is_read: whole.is_read, ..self }
+    }
+
+    /// The blocks that a tensor is in, if kernels read such blocks as they are.
+    pub(crate) fn block_kind(&self, name: &str) -> Option<BlockKind> {
+        let (entry, _) = self.entries.get(name)?;
+        entry.dtype.block_kind().filter(|_| !self.is_changed(name))
     }
 
     /// What weights of linear layers are brought into.

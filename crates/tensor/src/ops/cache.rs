@@ -41,6 +41,11 @@ impl KeyValues {
         self.rows.iter().map(|r| r.len()).collect()
     }
 
+    /// Memory that a token of a row takes, in bytes.
+    pub fn token_bytes(&self) -> usize {
+        CacheRow::new(self.kv_heads, self.head_dim).token_bytes()
+    }
+
     /// Memory that the rows take, in bytes; shared ones count each time.
     pub fn bytes(&self) -> usize {
         self.rows.iter().map(|r| r.bytes()).sum()

@@ -4,13 +4,16 @@ use super::shorten;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::output::Output;
-use crate::session::{self, ModelArgs};
+use crate::session::{self, ModelArgs, Quant};
 use crate::shapes;
 use crate::table::{bytes, columns, thousands};
-use ocelli_models::{Inventory, Model, cost};
+use ocelli_models::{Inventory, Model, Need, Work, cost};
 use ocelli_nn::checkpoint::Checkpoint;
 use ocelli_nn::{Builder, Parameters};
 use std::path::{Path, PathBuf};
+
+/// Tokens of the run whose memory is told.
+const RUN_TOKENS: usize = 512;
 
 /// Show the parts of a model, their sizes, and what a picture costs
 #[derive(clap::Args)]
@@ -21,8 +24,9 @@ Examples:
   ocelli model info --shape ViT-L/14@336
   ocelli model info --shapes llava-1.5-7b-hf.json
 
-A multiply-add counts as two operations. Memory is the weights in f32, and what one picture of a
-batch holds between the layers.")]
+A multiply-add counts as two operations. Memory is the weights as they are held, in f32 or in blocks
+(--quant); the copies of them that the kernels make when they first run; and what one picture of a
+batch holds between the layers, or one token of a text in the cache.")]
 pub(super) struct Args {
     /// Model: a folder, a weights file, or org/name[@revision] of the hub
     #[arg(value_name = "MODEL", conflicts_with_all = ["model", "shape"])]
@@ -49,7 +53,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         return out.flush();
     }
     if let Some(file) = &args.shapes {
-        let found = ocelli_models::inventory(file)?;
+        let found = ocelli_models::inventory(file, args.model.quant.and_then(Quant::blocks))?;
         let opened = &found.opened;
         let kind = format!("{} ({})", opened.model.kind(), opened.family.name());
         out.text(&columns_of(&[("model", kind), ("tensors", taken(file, &found)?)]))?;
@@ -58,8 +62,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     }
     let named = args.path.clone().or_else(|| args.model.model.clone());
     let model = ModelArgs { model: named, ..args.model.clone() };
-    let session = session::find(global, &model)?.open(global)?;
-    let opened = &session.opened;
+    let opened = &session::find(global, &model)?.measure()?;
     let path = &opened.path;
     let kind = format!("{} ({})", opened.model.kind(), opened.family.name());
     let weights = if args.is_builtin() { "inside this program".to_owned() } else { files(path)? };
@@ -124,8 +127,9 @@ fn columns_of(pairs: &[(&str, String)]) -> String {
 
 fn described(model: &Model, parameters: &Parameters) -> Result<String, Failure> {
     let gflop = |flops: u64| format!("{:.2} GFLOP", flops as f64 / 1e9);
-    let all = parameters.elements() as u64;
-    let mut memory = format!("{} of weights", bytes(4 * all));
+    let need = Need::of(model, parameters, Work::default());
+    let (weights, copies) = (bytes(need.weights), bytes(need.packed));
+    let mut memory = format!("{weights} of weights, {copies} of copies for the kernels");
     let mut lines = Vec::new();
     if let Some((cost, (img_h, img_w))) = cost::of_picture(model, false) {
         let size = format!("{img_w} x {img_h} = {} pixels", thousands((img_w * img_h) as u64));
@@ -145,7 +149,17 @@ fn described(model: &Model, parameters: &Parameters) -> Result<String, Failure> 
     if let Some(joint) = joint {
         lines.push(("joint space", format!("{joint} numbers")));
     }
+    if model.token_bytes() > 0 {
+        memory += &format!(", {} a token", bytes(model.token_bytes() as u64));
+    }
     lines.push(("memory", memory));
+    if model.token_bytes() > 0 {
+        let pictures = usize::from(model.talker().is_some());
+        let work = Work { texts: 1, written: RUN_TOKENS, read: 0, pictures };
+        let shown = if pictures > 0 { "a picture and " } else { "" };
+        let total = bytes(Need::of(model, parameters, work).total());
+        lines.push(("a run", format!("about {total} with {shown}{RUN_TOKENS} tokens")));
+    }
     let mut text = columns_of(&lines);
     text += "\n";
     text += &columns(&parts(model, parameters));
@@ -161,21 +175,21 @@ fn parts(model: &Model, parameters: &Parameters) -> Vec<Vec<String>> {
     let whole =
         matches!(model, Model::Vit(_) | Model::Llava(_) | Model::Blip2(_) | Model::MiniGpt4(_));
     let levels = if whole { 1 } else { 2 };
-    let mut parts: Vec<(String, u64)> = Vec::new();
+    let mut parts: Vec<(String, u64, u64)> = Vec::new();
     for p in parameters.iter().filter(|p| !p.is_buffer()) {
         let part = p.name().split('.').take(levels).collect::<Vec<_>>().join(".");
-        let n = p.elements() as u64;
-        match parts.iter_mut().find(|(name, _)| *name == part) {
-            Some((_, sum)) => *sum += n,
-            None => parts.push((part, n)),
+        let (n, held) = (p.elements() as u64, p.bytes());
+        match parts.iter_mut().find(|(name, ..)| *name == part) {
+            Some((_, elements, bytes)) => (*elements, *bytes) = (*elements + n, *bytes + held),
+            None => parts.push((part, n, held)),
         }
     }
     let all = parameters.elements() as u64;
-    parts.push(("all".to_owned(), all));
-    let mut rows = vec![["part", "parameters", "share", "f32"].map(str::to_owned).to_vec()];
-    rows.extend(parts.into_iter().map(|(name, n)| {
+    parts.push(("all".to_owned(), all, parts.iter().map(|(_, _, held)| held).sum()));
+    let mut rows = vec![["part", "parameters", "share", "bytes"].map(str::to_owned).to_vec()];
+    rows.extend(parts.into_iter().map(|(name, n, held)| {
         let share = 100.0 * n as f64 / all.max(1) as f64;
-        vec![name, thousands(n), format!("{share:.1} %"), bytes(4 * n)]
+        vec![name, thousands(n), format!("{share:.1} %"), bytes(held)]
     }));
     rows
 }

@@ -1,0 +1,200 @@
+//! Boxes of a MiniGPT-v2 that always gives the same answer: as pixels in JSON, and drawn.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
+use ocelli_data::image::{Limits, RgbImage, open};
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const ANSWER: &str = "<p>a cup</p> {<10><20><60><90>}<delim>{<0><0><100><100>} and {<50><50><10><60>} \
+                      {<7><7><300><9>} {<1><2><3>} <p>a spoon</p> {<80><40><95";
+/// Of 301 x 200 pixels; the tower sees it squeezed to a square.
+const CUP: &str = "testdata/preprocess/images/coffee_301x200.jpg";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn ocelli(arguments: &[&str], input: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ocelli"));
+    command.current_dir(root()).args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// A folder that goes away with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("ocelli-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// The tiny MiniGPT-v2 of the golden files, with a language model whose blocks add nothing: behind
+/// every token comes token 3, which is the answer, and behind that the end.
+fn model(folder: &Folder) -> String {
+    let golden = root().join("testdata/golden/minigpt4/v2_conversation");
+    let dir = folder.0.join("model");
+    fs::create_dir_all(&dir).unwrap();
+    fs::copy(golden.join("config.json"), dir.join("config.json")).unwrap();
+    let mut bytes = fs::read(golden.join("model.safetensors")).unwrap();
+    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Map<String, Value> = serde_json::from_slice(&bytes[8..start]).unwrap();
+    let width = 32;
+    for (name, tensor) in &header {
+        let at = |i: usize| start + tensor["data_offsets"][i].as_u64().unwrap() as usize;
+        let ones: Vec<usize> = if name.ends_with("embed_tokens.weight") {
+            (0..48).map(|id| id * width + usize::from(id == 3)).collect()
+        } else if name.ends_with("lm_head.weight") {
+            vec![3 * width, 2 * width + 1]
+        } else if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") {
+            Vec::new()
+        } else {
+            continue;
+        };
+        let (from, to) = (at(0), at(1));
+        let values = bytes[from..to].as_chunks_mut::<4>().0;
+        values.fill([0; 4]);
+        ones.into_iter().for_each(|i| values[i] = 1_f32.to_le_bytes());
+    }
+    fs::write(dir.join("model.safetensors"), bytes).unwrap();
+    let token = |id: u32, content: &str, special: bool| {
+        json!({ "id": id, "content": content, "special": special, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false })
+    };
+    let tokens = [token(1, "<s>", true), token(2, "</s>", true), token(3, ANSWER, false)];
+    let vocab = json!({ "<unk>": 0, "<s>": 1, "</s>": 2 });
+    let model = json!({ "type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": [] });
+    let tokenizer = json!({ "added_tokens": tokens, "model": model });
+    fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let names = json!({ "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>" });
+    fs::write(dir.join("tokenizer_config.json"), names.to_string()).unwrap();
+    dir.display().to_string()
+}
+
+fn expected() -> Value {
+    json!([
+        { "label": "a cup", "pixels": [30.1, 40.0, 180.6, 180.0] },
+        { "label": "a cup", "pixels": [0.0, 0.0, 301.0, 200.0] },
+    ])
+}
+
+fn check_errors(text: &str) {
+    for said in [
+        "{<50><50><10><60>}` ends before",
+        "{<7><7><300><9>}` lies outside",
+        "{<1><2><3>}` is no box",
+        "{<80><40><95`; allow more tokens",
+    ] {
+        assert!(text.contains(said), "{said} is not in {text}");
+    }
+}
+
+/// The frame of the cup is there, and what is inside of it and of the whole picture is as it was.
+fn check_drawn(file: &str) {
+    let [drawn, before]: [RgbImage; 2] = [file.to_owned(), root().join(CUP).display().to_string()]
+        .map(|path| open(Path::new(&path), &Limits::default()).unwrap().to_rgb());
+    let at = |picture: &RgbImage, x: usize, y: usize| -> [u8; 3] {
+        picture.bytes()[3 * (y * 301 + x)..][..3].try_into().unwrap()
+    };
+    let frame = at(&drawn, 30, 100);
+    for (x, y) in [(180, 100), (100, 179), (0, 100), (300, 199)] {
+        assert_eq!(at(&drawn, x, y), frame, "{x}, {y}");
+    }
+    for (x, y) in [(29, 100), (31, 100), (179, 100), (181, 100), (100, 178), (100, 180), (299, 198)]
+    {
+        assert_eq!(at(&drawn, x, y), at(&before, x, y), "{x}, {y}");
+    }
+}
+
+#[test]
+fn answers_carry_boxes_in_pixels_of_the_file() {
+    let folder = Folder::new("boxes-json");
+    let model = model(&folder);
+    let png = folder.file("out.png");
+    let commands: [&[&str]; 3] = [
+        &["vqa", "-m", &model, "-q", "[refer] the cup", "--jsonl", "--draw", &png, CUP],
+        &["caption", "-m", &model, "-i", "[grounding] describe", "--jsonl", "--draw", &png, CUP],
+        &[
+            "generate",
+            "-m",
+            &model,
+            "-i",
+            "[detection] cup",
+            "--json",
+            "--draw",
+            &png,
+            "--image",
+            CUP,
+        ],
+    ];
+    for command in commands {
+        let output = ocelli(command, "");
+        assert!(output.status.success(), "{output:?}");
+        let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(line["text"], ANSWER);
+        assert_eq!(line["boxes"], expected(), "{command:?}");
+        assert_eq!(line["box_errors"].as_array().unwrap().len(), 4);
+        let said = String::from_utf8(output.stderr).unwrap();
+        check_errors(&said);
+        assert!(said.contains("2 boxes on"), "{said}");
+        check_drawn(&png);
+        fs::remove_file(&png).unwrap();
+    }
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "only the model is left");
+}
+
+#[test]
+fn a_chat_draws_the_boxes_of_its_last_answer() {
+    let folder = Folder::new("boxes-chat");
+    let model = model(&folder);
+    let (png, nowhere) = (folder.file("out.png"), folder.file("none/out.png"));
+    let chat = ["run", "-m", &model, "--temperature", "0", "--draw"];
+    let output =
+        ocelli(&[&chat[..], &[&png, "-i", "[refer] the cup", "--image", CUP]].concat(), "");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), ANSWER);
+    check_errors(&String::from_utf8(output.stderr).unwrap());
+    check_drawn(&png);
+    let output = ocelli(&[&chat[..], &[&nowhere, "-i", "[refer] it", "--image", CUP]].concat(), "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("choose another place"));
+    // Without a picture there is nothing to draw on.
+    let output = ocelli(&[&chat[..], &[&png]].concat(), "Hello\n");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn drawing_needs_one_picture_and_a_model_with_boxes() {
+    let llava = "testdata/golden/llava/hf_v15";
+    for (command, said) in [
+        (&["vqa", "-m", llava, "-q", "?", "--draw", "x.png", CUP][..], "--draw needs a MiniGPT-v2"),
+        (&["vqa", "-m", llava, "-q", "?", "--draw", "x.png", CUP, CUP], "name one file"),
+        (&["generate", "-m", llava, "-i", "a", "--draw", "x.png"], "give one -i and --image"),
+    ] {
+        let output = ocelli(command, "");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(said), "{error}");
+    }
+    let output = ocelli(&["vqa", "-m", llava, "-q", "?", "-n", "2", "--jsonl", CUP], "");
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(line.get("boxes").is_none(), "{line}");
+}
