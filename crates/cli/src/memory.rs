@@ -33,7 +33,7 @@ pub(crate) fn peak() -> Option<u64> {
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit() && c != '.');
     let unit = text[digits.len()..].trim().to_ascii_lowercase();
-    let (letter, rest) = unit.split_at(unit.len().min(1));
+    let (letter, rest) = unit.split_at(unit.chars().next().map_or(0, char::len_utf8));
     let power = ["", "k", "m", "g", "t"].iter().position(|known| *known == letter);
     let power =
         if unit == "b" { Some(0) } else { power.filter(|_| ["", "b", "ib"].contains(&rest)) };

@@ -54,6 +54,7 @@ fn pictures_equal_those_of_the_references() {
         for (file, value) in [
             ("config.json", &config),
             ("preprocessor_config.json", &processor),
+            ("vision_tower/config.json", tower),
             ("vision_tower/preprocessor_config.json", tower),
         ] {
             if !value.is_null() {
