@@ -91,7 +91,7 @@ impl Quant {
 
 impl ModelArgs {
     /// What linear layers multiply in, if not in f32.
-    fn narrow(&self) -> Option<Narrow> {
+    pub(crate) fn narrow(&self) -> Option<Narrow> {
         match (self.quant, self.dtype) {
             (Some(Quant::Int8), _) => Some(Narrow::Int8),
             (None, Dtype::Bf16) => Some(Narrow::Bf16),
@@ -149,7 +149,11 @@ impl Source {
 
     /// What it is, without its values, which are not read.
     pub(crate) fn measure(&self) -> Result<Opened, Failure> {
-        Ok(self.files.measure(HeadCounts::default())?)
+        let opened = self.files.measure(HeadCounts::default())?;
+        if let Some(kind) = self.narrow {
+            opened.parameters.narrow(kind);
+        }
+        Ok(opened)
     }
 
     /// That it may take the memory that this work needs.
@@ -162,8 +166,8 @@ impl Source {
             return Ok(());
         }
         let smaller = match self.quant {
-            None => &[Quant::Q8_0, Quant::Q4_0][..],
-            Some(Quant::Int8 | Quant::Q8_0) => &[Quant::Q4_0],
+            None | Some(Quant::Int8) => &[Quant::Q8_0, Quant::Q4_0][..],
+            Some(Quant::Q8_0) => &[Quant::Q4_0],
             Some(Quant::Q4_0) => &[],
         };
         let mut others = Vec::new();
@@ -219,7 +223,8 @@ impl Source {
 pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure> {
     let Some(model) = &args.model else {
         let files = Files::builtin()?;
-        return Ok(Source { files, path: PathBuf::new(), narrow: args.narrow(), quant: None });
+        let narrow = args.narrow();
+        return Ok(Source { files, path: PathBuf::new(), quant: args.quant, narrow });
     };
     let path = resolve(global, model)?;
     let base = args.base.as_deref().map(|base| resolve(global, base)).transpose()?;
@@ -232,7 +237,7 @@ pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure>
         Some(kind) => files.quantised(kind),
         None => files,
     };
-    Ok(Source { files, path, narrow: args.narrow(), quant: args.quant })
+    Ok(Source { files, path, quant: args.quant, narrow: args.narrow() })
 }
 
 /// A folder of changes, and how often they count.

@@ -89,13 +89,30 @@ impl Parameter {
         self.0.is_linear
     }
 
+    /// The blocks that the values are in, or will be once they are read.
+    fn blocks(&self) -> Option<BlockKind> {
+        self.0.planned.or_else(|| self.tensor().blocks().map(|blocks| blocks.kind()))
+    }
+
     /// Memory that the values take once they are read, in bytes.
     pub fn bytes(&self) -> u64 {
         let elements = self.elements() as u64;
-        let held = || self.tensor().blocks().map(|blocks| blocks.kind());
-        match self.0.planned.or_else(held) {
+        match self.blocks() {
             Some(kind) => elements / BLOCK as u64 * kind.bytes() as u64,
             None => elements * size_of::<f32>() as u64,
+        }
+    }
+
+    /// Memory that the kernels' copy takes, in bytes; 0 if they keep none.
+    pub fn packed_bytes(&self) -> u64 {
+        if !self.is_linear() {
+            return 0;
+        }
+        let elements = self.elements() as u64;
+        match self.narrow().filter(|_| self.blocks().is_none()) {
+            Some(Narrow::Bf16) => 2 * elements,
+            Some(Narrow::Int8) => elements,
+            None => self.bytes(),
         }
     }
 

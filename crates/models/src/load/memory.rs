@@ -56,7 +56,7 @@ impl Need {
         let tokens = at_once + (work.texts * work.written) as u64;
         Self {
             weights: parameters.iter().map(bytes).sum(),
-            packed: linear().map(bytes).sum(),
+            packed: linear().map(Parameter::packed_bytes).sum(),
             cache: model.token_bytes() as u64 * tokens,
             passing: (seen * work.pictures as u64).max(read * at_once),
         }

@@ -55,6 +55,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     if let Some(file) = &args.shapes {
         let found = ocelli_models::inventory(file, args.model.quant.and_then(Quant::blocks))?;
         let opened = &found.opened;
+        if let Some(kind) = args.model.narrow() {
+            opened.parameters.narrow(kind);
+        }
         let kind = format!("{} ({})", opened.model.kind(), opened.family.name());
         out.text(&columns_of(&[("model", kind), ("tensors", taken(file, &found)?)]))?;
         out.text(&described(&opened.model, &opened.parameters)?)?;
