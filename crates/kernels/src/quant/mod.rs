@@ -2,7 +2,7 @@
 //! of a row, as GGUF files hold them.
 //!
 //! A value is `scale * code + lowest`. A product works on the codes: rows of the left operand become
-//! whole numbers of 16 bits ([`rows`]), so that the sums of a block are exact ([`product`]), and the
+//! whole numbers of 16 bits (`rows.rs`), so that the sums of a block are exact (`product.rs`), and the
 //! memory read is that of the codes.
 // Codes and scales lie in bytes; vectors and whole numbers are loaded from any address.
 #![allow(clippy::cast_ptr_alignment)]
