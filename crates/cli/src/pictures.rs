@@ -12,7 +12,6 @@ use ocelli_data::image::{Limits, Processor, open};
 use ocelli_models::Work;
 use ocelli_tensor::Tensor;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -225,9 +224,7 @@ fn work(
         let prepared = match input {
             Input::Picture(path) => {
                 let name = path.display().to_string();
-                // A decoder that panics must not leave the others waiting for this picture.
-                let pixels = catch_unwind(AssertUnwindSafe(|| prepare(&path, processor, upright)))
-                    .unwrap_or_else(|_| Err("its decoder failed; please report it".to_owned()));
+                let pixels = prepare(&path, processor, upright);
                 Prepared { name, pixels }
             }
             Input::Unreadable { name, error } => Prepared { name, pixels: Err(error) },

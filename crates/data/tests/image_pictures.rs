@@ -167,7 +167,7 @@ fn every_mode_and_format_matches_pillow() {
         files += 1;
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(files, 31);
+    assert_eq!(files, 38);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::{fmt, io::Read, path::Path};
 
 use super::{
     error::PictureError,
-    gif, jpeg,
+    gif,
+    guard::guarded,
+    jpeg,
     picture::{Picture, Pixels},
     png, raster, svg,
 };
@@ -122,7 +124,8 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureError> {
     if length > limits.max_bytes {
         return Err(PictureError::TooManyBytes { bytes: length, limit: limits.max_bytes });
     }
-    match Format::of(bytes)? {
+    let format = Format::of(bytes)?;
+    let decoded = guarded(|| match format {
         Format::Jpeg => jpeg::decode(bytes, limits),
         Format::Png => png::decode(bytes, limits),
         Format::Gif => gif::decode(bytes, limits),
@@ -130,7 +133,11 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureError> {
         Format::Bmp => raster::bmp(bytes, limits),
         Format::Tiff => raster::tiff(bytes, limits),
         Format::Svg => svg::decode(bytes, limits),
-    }
+    });
+    decoded.unwrap_or_else(|| {
+        let reason = "the decoder gave up on it".to_owned();
+        Err(PictureError::Malformed { format, reason })
+    })
 }
 
 /// Reads and decodes a picture file; see [`decode`].

@@ -19,11 +19,13 @@
 //! Left out: colour profiles (the references ignore them), frames after the first, palettes in TIFF.
 
 mod augment;
+mod bmp;
 mod config;
 mod decode;
 mod draw;
 mod error;
 mod gif;
+mod guard;
 mod jpeg;
 mod picture;
 mod png;
@@ -31,6 +33,7 @@ mod processor;
 mod raster;
 mod resize;
 mod svg;
+mod svg_cost;
 
 pub(crate) use augment::RandomResizedCrop;
 pub use decode::{Format, Limits, decode, open};

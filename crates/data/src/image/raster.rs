@@ -9,7 +9,8 @@ use ::image::{
 };
 
 use super::{
-    decode::{Format, Limits, indexed},
+    bmp,
+    decode::{Format, Limits},
     error::PictureError,
     picture::{Orientation, Picture, Pixels},
 };
@@ -23,14 +24,11 @@ pub(super) fn webp(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureErro
 
 /// Decodes a BMP; a palette stays one.
 pub(super) fn bmp(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureError> {
-    let mut decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| wrong(Format::Bmp, e))?;
-    let Some(palette) = decoder.get_palette().map(<[_]>::to_vec) else {
-        return Ok(read(decoder, Format::Bmp, limits)?.0);
-    };
-    decoder.set_indexed_color(true);
-    let (picture, _) = read(decoder, Format::Bmp, limits)?;
-    let (width, height) = (picture.width(), picture.height());
-    Picture::new(width, height, indexed(picture.pixels().bytes().to_vec(), palette))
+    if let Some(picture) = bmp::palette(bytes, limits)? {
+        return Ok(picture);
+    }
+    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| wrong(Format::Bmp, e))?;
+    Ok(read(decoder, Format::Bmp, limits)?.0)
 }
 
 /// Decodes the first page of a TIFF and turns it upright, as Pillow does for this format alone.
