@@ -64,7 +64,7 @@ impl Processor {
         };
         let (mean, std) = if config.flag("do_normalize", true)? {
             let (mean, std) = family.colors;
-            (config.triple("image_mean", mean)?, config.triple("image_std", std)?)
+            (config.triple("image_mean", mean)?, config.deviations("image_std", std)?)
         } else {
             ([0.0; 3], [1.0; 3])
         };
@@ -127,7 +127,7 @@ impl Processor {
         let crop = (!matches!(resize, Resize::Exact(..)))
             .then_some(Crop { size: (width, height), rounding: Rounding::HalfEven });
         let mean = config.triple("mean", CLIP_MEAN)?;
-        let std = config.triple("std", CLIP_STD)?;
+        let std = config.deviations("std", CLIP_STD)?;
         Ok(Self { resize, filter, crop, mean, std, ..Self::openai(width) })
     }
 
@@ -180,7 +180,7 @@ impl Processor {
             pad_to_square: None,
             rescale: 1.0 / 255.0,
             mean: config.triple("mean", IMAGENET_MEAN)?,
-            std: config.triple("std", IMAGENET_STD)?,
+            std: config.deviations("std", IMAGENET_STD)?,
         })
     }
 }
@@ -280,6 +280,16 @@ impl Fields<'_> {
         numbers
             .and_then(|all| <[f32; 3]>::try_from(all).ok())
             .ok_or_else(|| self.wrong(field, value, "three numbers"))
+    }
+
+    /// What channels are divided by.
+    fn deviations(&self, field: &'static str, default: [f32; 3]) -> Result<[f32; 3], PictureError> {
+        let all = self.triple(field, default)?;
+        if all.iter().all(|v| *v > 0.0 && v.is_finite()) {
+            return Ok(all);
+        }
+        let value = self.object.get(field).unwrap_or(&Value::Null);
+        Err(self.wrong(field, value, "three numbers over 0"))
     }
 
     fn side(value: &Value) -> Option<usize> {

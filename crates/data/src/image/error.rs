@@ -49,6 +49,12 @@ pub enum PictureError {
         /// What the decoder found.
         reason: String,
     },
+    /// Drawing the SVG would take minutes or more.
+    #[error("SVG with {reason} costs too much to draw: save it as PNG")]
+    TooCostly {
+        /// What it asks for.
+        reason: String,
+    },
     /// The file may be sound but holds a variant that is not read here.
     #[error("{format} with {variant} is not supported: convert it to 8-bit RGB")]
     Unsupported {

@@ -9,6 +9,7 @@ use super::{
     decode::{Format, Limits},
     error::PictureError,
     picture::{Picture, RgbImage},
+    svg_cost,
 };
 
 /// Longer side in pixels of an SVG that is decoded like any other picture.
@@ -66,8 +67,13 @@ fn parse(bytes: &[u8]) -> Result<Tree, PictureError> {
         },
         ..usvg::Options::default()
     };
-    Tree::from_data(bytes, &options)
-        .map_err(|e| PictureError::Malformed { format: Format::Svg, reason: e.to_string() })
+    let malformed = |e: &dyn std::fmt::Display| PictureError::Malformed {
+        format: Format::Svg,
+        reason: e.to_string(),
+    };
+    let text = std::str::from_utf8(bytes).map_err(|e| malformed(&e))?;
+    svg_cost::check_text(text).map_err(|reason| PictureError::TooCostly { reason })?;
+    Tree::from_str(text, &options).map_err(|e| malformed(&e))
 }
 
 /// Width and height in pixels at the drawing's own aspect, the longer one `side`.
@@ -111,6 +117,9 @@ fn paint(
         .zip(u32::try_from(height).ok())
         .and_then(|(width, height)| Pixmap::new(width, height))
         .ok_or(PictureError::NoPixels { width, height })?;
+    let (x_scale, y_scale) = place.get_scale();
+    svg_cost::check_tree(tree.root(), width, height, x_scale.max(y_scale))
+        .map_err(|reason| PictureError::TooCostly { reason })?;
     canvas.fill(background);
     ::resvg::render(tree, place, &mut canvas.as_mut());
     Ok(canvas)
@@ -148,6 +157,44 @@ mod tests {
         assert_eq!(image.bytes(), [9; 48]);
         let (_, _, bytes) = render_transparent(linked, 4).expect("a sound SVG");
         assert_eq!(bytes, [0; 64]);
+    }
+
+    #[test]
+    fn drawings_that_would_take_hours_are_refused() {
+        let filter = |primitive: &str| {
+            format!(
+                r##"<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><filter id="f">
+                {primitive}</filter><rect width="9" height="9" filter="url(#f)"/></svg>"##
+            )
+        };
+        let turbulence = |octaves: u32| {
+            filter(&format!(r#"<feTurbulence baseFrequency="0.1" numOctaves="{octaves}"/>"#))
+        };
+        let group = |i: u32| {
+            let uses = format!(r##"<use href="#g{}"/>"##, i + 1).repeat(10);
+            format!(r#"<g id="g{i}">{uses}</g>"#)
+        };
+        let groups: String = (0..12).map(group).collect();
+        let copies = format!(
+            r#"<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{groups}<g id="g12"><path
+            d="M0 0h9"/></g></svg>"#
+        );
+        let nested = format!(
+            r#"<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{}{}</svg>"#,
+            "<g opacity='.5'>".repeat(5000),
+            "</g>".repeat(5000)
+        );
+        let thick = filter(r#"<feMorphology operator="dilate" radius="400"/>"#);
+        for (drawing, what) in [
+            (turbulence(100_000_000), "steps a pixel"),
+            (thick, "steps a pixel"),
+            (copies, "elements once every use"),
+            (nested, "deep"),
+        ] {
+            let error = decode(drawing.as_bytes(), &Limits::default()).expect_err(what).to_string();
+            assert!(error.contains(what), "{error}");
+        }
+        decode(turbulence(4).as_bytes(), &Limits::default()).expect("noise that a drawing has");
     }
 
     #[test]
