@@ -2,6 +2,7 @@
 //! of any number never have to be in memory together.
 
 use crate::failure::Failure;
+use ocelli_nn::checkpoint::destination;
 use ocelli_tensor::Tensor;
 use serde_json::json;
 use std::fs::{self, File};
@@ -14,6 +15,8 @@ const HEADER_BYTES: usize = 256;
 /// The file while it is written; it only appears under its name when it is finished.
 pub(crate) struct RowsFile {
     path: PathBuf,
+    /// Where the finished file goes: the path with its links followed.
+    target: PathBuf,
     temporary: PathBuf,
     file: Option<BufWriter<File>>,
     name: &'static str,
@@ -24,17 +27,25 @@ pub(crate) struct RowsFile {
 impl RowsFile {
     /// Begins the file at `path` with the tensor `name`.
     pub(crate) fn create(path: &Path, name: &'static str) -> Result<Self, Failure> {
+        let target = destination(path).map_err(|e| failure(path, &e))?;
         let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(path.file_name().unwrap_or_default());
+        hidden.push(target.file_name().unwrap_or_default());
         hidden.push(format!(".{}.tmp", std::process::id()));
-        let temporary = path.with_file_name(hidden);
+        let temporary = target.with_file_name(hidden);
         let begin = || {
             let mut file = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
             file.write_all(&[b' '; 8 + HEADER_BYTES])?;
             Ok(file)
         };
         let file = begin().map_err(|e| failure(path, &e))?;
-        Ok(Self { path: path.to_owned(), temporary, file: Some(file), name, shape: Vec::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            target,
+            temporary,
+            file: Some(file),
+            name,
+            shape: Vec::new(),
+        })
     }
 
     /// Appends rows `[n, ...]`; every row has the shape of the first.
@@ -76,7 +87,7 @@ impl RowsFile {
             file.write_all(&(HEADER_BYTES as u64).to_le_bytes())?;
             file.write_all(&header)?;
             file.sync_all()?;
-            fs::rename(&self.temporary, &self.path)
+            fs::rename(&self.temporary, &self.target)
         };
         end().map_err(|e| failure(&self.path, &e))
     }
@@ -91,4 +102,32 @@ impl Drop for RowsFile {
 
 fn failure(path: &Path, error: &std::io::Error) -> Failure {
     Failure::runtime(format!("cannot write {}: {error}", path.display()))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_to_something_else_than_a_file_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (socket, link) = (folder.path().join("socket"), folder.path().join("out"));
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        let failed = format!("{:?}", RowsFile::create(&link, "embeddings").err().unwrap());
+        assert!(failed.contains("no regular file"), "{failed}");
+        assert!(link.is_symlink());
+    }
+
+    #[test]
+    fn a_link_to_a_file_stays_and_the_file_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("out"));
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        let mut rows = RowsFile::create(&link, "embeddings").unwrap();
+        rows.add(&Tensor::from_slice(&[1.0, 2.0], &[1, 2]).unwrap()).unwrap();
+        rows.finish().unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&file).unwrap().len(), 8 + HEADER_BYTES + 8);
+    }
 }

@@ -9,6 +9,7 @@
 
 mod archive;
 mod compose;
+mod destination;
 mod dtype;
 mod entry;
 mod error;
@@ -28,6 +29,7 @@ use std::collections::btree_map::Entry as Slot;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use destination::destination;
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use region::{MappedBytes, MappedF32};

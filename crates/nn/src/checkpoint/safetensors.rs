@@ -12,6 +12,7 @@ use ::safetensors::{Dtype as FileDtype, SafeTensors};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 
+use super::destination::destination;
 use super::dtype::Dtype;
 use super::entry::{Entry, Source};
 use super::error::{Error, Result};
@@ -118,7 +119,7 @@ fn file_name(dtype: Dtype) -> Option<&'static str> {
 ///
 /// The write is atomic: a file beside `path` is written, flushed to the disk and renamed, so that
 /// a reader or a crash sees the old file or the new one. Memory beyond the tensors themselves is
-/// the header's. Wider element types come first, so that every tensor starts aligned.
+/// the header's. A link at `path` stays, and what it points to is replaced. Wider element types come first, so that every tensor starts aligned.
 ///
 /// # Errors
 /// [`Error::Tensor`] if bytes and shape of a tensor disagree or a name repeats, [`Error::Io`] if
@@ -129,14 +130,17 @@ pub fn save_safetensors(
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let header = header(path, tensors, metadata)?;
-    let temporary = temporary_beside(path);
-    let written = write(&temporary, &header, tensors).and_then(|()| fs::rename(&temporary, path));
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    let target = destination(path).map_err(io)?;
+    let temporary = temporary_beside(&target);
+    let written =
+        write(&temporary, &header, tensors).and_then(|()| fs::rename(&temporary, &target));
     if let Err(source) = written {
         // The first failure is the one to report; a leftover file is only untidy.
         let _ = fs::remove_file(&temporary);
-        return Err(Error::Io { path: path.to_path_buf(), source });
+        return Err(io(source));
     }
-    sync_directory(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })
+    sync_directory(&target).map_err(io)
 }
 
 /// The order in which tensors are stored: wider elements first, then by name.
