@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::session;
-use ocelli_data::text::Tokenizer;
+use ocelli_data::text::{Behaviour, ClipTokenizer, Tokenizer, Truncate};
 use serde::Deserialize;
 use std::path::Path;
 
@@ -18,7 +18,14 @@ struct Case {
     spm_ids: Option<Vec<u32>>,
     decoded: Option<String>,
     spm_decoded: Option<String>,
+    /// Of the original CLIP: start, ids and end, cut to 77.
+    context77: Option<Vec<u32>>,
+    /// Of `open_clip`, where it differs from the original.
+    open_clip_context77: Option<Vec<u32>>,
 }
+
+/// Tokens of a text that CLIP reads.
+const CLIP_CONTEXT: usize = 77;
 
 /// Whether the folder is such a one.
 pub(super) fn is_case(dir: &Path) -> bool {
@@ -27,15 +34,15 @@ pub(super) fn is_case(dir: &Path) -> bool {
 
 pub(super) fn run(dir: &Path) -> Result<(), Failure> {
     let cases: Vec<Case> = read(&dir.join("cases.json"))?;
+    if cases.iter().any(|case| case.context77.is_some()) {
+        return report(&of_clip(dir, &cases)?);
+    }
     let tokenizer = Tokenizer::from_dir(dir).map_err(ocelli_data::Error::from)?;
     let asks_sentencepiece = cases.iter().any(|case| case.spm_ids.is_some());
     let sentencepiece = asks_sentencepiece.then(|| session::sentencepiece(dir)).transpose()?;
     let is_legacy = is_legacy(dir)?;
-    let mut table: Vec<(&str, usize, usize)> = Vec::new();
-    let mut count = |name, is_same: bool| match table.iter_mut().find(|row| row.0 == name) {
-        Some((_, same, all)) => (*same, *all) = (*same + usize::from(is_same), *all + 1),
-        None => table.push((name, usize::from(is_same), 1)),
-    };
+    let mut table = Table::default();
+    let mut count = |name, is_same| table.count(name, is_same);
     for case in &cases {
         let (name, ids) = match (&case.ids, &case.hf_legacy_ids) {
             (Some(ids), _) => ("ids", Some(ids)),
@@ -55,9 +62,59 @@ pub(super) fn run(dir: &Path) -> Result<(), Failure> {
             }
         }
     }
+    report(&table)
+}
+
+/// CLIP's tokenizer as the original program, `open_clip` and transformers use it.
+fn of_clip(dir: &Path, cases: &[Case]) -> Result<Table, Failure> {
+    let open = |behaviour| {
+        ClipTokenizer::load(dir, behaviour).map_err(|e| Failure::from(ocelli_data::Error::from(e)))
+    };
+    let openai = open(Behaviour::OpenAi)?;
+    let behaviours = [&openai, &open(Behaviour::OpenClip)?, &open(Behaviour::HuggingFace)?];
+    let mut table = Table::default();
+    for case in cases {
+        let text = &case.text;
+        let original = case.context77.as_ref();
+        let expected = [
+            ("context77", original),
+            ("open_clip", case.open_clip_context77.as_ref().or(original)),
+            ("hf_ids", case.hf_ids.as_ref()),
+        ];
+        for (tokenizer, (name, ids)) in behaviours.into_iter().zip(expected) {
+            let Some(ids) = ids else { continue };
+            let (specials, mut padded) = (tokenizer.special_tokens(), ids.clone());
+            padded.resize(CLIP_CONTEXT, specials.pad);
+            let got = tokenizer.encode(text, CLIP_CONTEXT, Truncate::Cut);
+            table.count(name, got.is_ok_and(|got| got == padded));
+        }
+        if let Some(ids) = &case.ids {
+            table.count("ids", openai.encode_raw(text) == *ids);
+            if let Some(decoded) = &case.decoded {
+                table.count("decoded", openai.decode(ids).is_ok_and(|text| text == *decoded));
+            }
+        }
+    }
+    Ok(table)
+}
+
+/// What was compared: its name, how many texts are equal, and of how many.
+#[derive(Default)]
+struct Table(Vec<(&'static str, usize, usize)>);
+
+impl Table {
+    fn count(&mut self, name: &'static str, is_same: bool) {
+        match self.0.iter_mut().find(|row| row.0 == name) {
+            Some((_, same, all)) => (*same, *all) = (*same + usize::from(is_same), *all + 1),
+            None => self.0.push((name, usize::from(is_same), 1)),
+        }
+    }
+}
+
+fn report(Table(table): &Table) -> Result<(), Failure> {
     let mut out = Output::new();
     let mut failed = 0;
-    for (name, same, all) in &table {
+    for (name, same, all) in table {
         failed += all - same;
         let verdict = if same == all { "ok" } else { "FAIL" };
         out.text(&format!("{name:13}  {same:>6} of {all:>6} equal  {verdict}\n"))?;
