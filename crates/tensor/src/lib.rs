@@ -35,5 +35,5 @@ pub use ops::loss::Targets;
 pub use ops::rotary::{Angles, Rotary};
 pub use shape::Shape;
 pub use storage::{DType, Mapped, Storage};
-pub use tape::{Gradients, checkpoint, no_grad};
+pub use tape::{Gradients, checkpoint, no_grad, tracking};
 pub use tensor::Tensor;

@@ -50,7 +50,8 @@ thread_local! {
     static TRACKING: Cell<bool> = const { Cell::new(true) };
 }
 
-pub(crate) fn tracking() -> bool {
+/// Whether operations on this thread remember how their results were computed.
+pub fn tracking() -> bool {
     TRACKING.get()
 }
 

@@ -1,7 +1,7 @@
 //! Batch normalisation.
 
 use crate::{Builder, Init, Parameter};
-use ocelli_tensor::{BatchNormOptions, Result, Tensor};
+use ocelli_tensor::{BatchNormOptions, Result, Tensor, tracking};
 
 /// Where a batch norm takes mean and variance from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,7 +9,9 @@ pub enum NormStatistics {
     /// From the running values: no picture depends on another.
     #[default]
     Running,
-    /// From the batch, whose statistics then move the running values.
+    /// From the batch. Its statistics move the running values too, but only where the tape is
+    /// on: a pass under `no_grad` whose work is done again for the gradients counts once.
+    /// A step in parts takes mean and variance from each part, and each part moves the running values.
     Batch,
 }
 
@@ -52,11 +54,51 @@ impl BatchNorm {
             }
             NormStatistics::Batch => {
                 let (y, measured) = x.batch_norm_train(&weight, &bias, options)?;
+                if !tracking() {
+                    return Ok(y);
+                }
                 self.running_mean.update(|mean| {
                     self.running_var.update(|variance| measured.update(mean, variance, MOMENTUM));
                 });
                 Ok(y)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ocelli_tensor::{checkpoint, no_grad};
+    use std::sync::Arc;
+
+    /// Running mean after `passes` over one batch whose mean is 3.
+    fn mean_after(passes: impl FnOnce(&Arc<BatchNorm>, &Tensor)) -> f32 {
+        let norm = Arc::new(BatchNorm::new(&Builder::random(0), 1, 1.0));
+        let x = Tensor::from_slice(&[1.0, 2.0, 4.0, 5.0], &[2, 1, 1, 2]).unwrap().leaf();
+        passes(&norm, &x);
+        norm.running_mean.tensor().item().unwrap()
+    }
+
+    #[test]
+    fn a_step_that_computes_twice_moves_the_statistics_once() {
+        let forward = |norm: &Arc<BatchNorm>, x: &Tensor| {
+            norm.forward(x, false, NormStatistics::Batch).unwrap()
+        };
+        let once = mean_after(|norm, x| drop(forward(norm, x)));
+        assert!((once - 0.3).abs() < 1e-6, "{once}");
+        let in_two_passes = mean_after(|norm, x| {
+            no_grad(|| forward(norm, x));
+            forward(norm, x);
+        });
+        assert_eq!(in_two_passes, once);
+        let recomputed = mean_after(|norm, x| {
+            let norm = Arc::clone(norm);
+            let again = move |x: &Tensor| norm.forward(x, false, NormStatistics::Batch);
+            let y = checkpoint(x, again).unwrap();
+            y.sum().unwrap().backward().unwrap();
+        });
+        assert_eq!(recomputed, once);
+        assert_eq!(mean_after(|norm, x| drop(no_grad(|| forward(norm, x)))), 0.0);
     }
 }
