@@ -1,6 +1,7 @@
 //! Results on standard output.
 
 use crate::failure::Failure;
+use ocelli_nn::checkpoint::destination;
 use serde::Serialize;
 use std::io::{BufWriter, IsTerminal, Stdout, Write, stdout};
 use std::path::Path;
@@ -42,19 +43,23 @@ impl Output {
 }
 
 /// The text with a mark in place of each control character but ends of lines and tabs.
-fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     let is_harmful = |c: char| c.is_control() && !['\n', '\t'].contains(&c);
     text.chars().map(|c| if is_harmful(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all. A link stays, and what it points to is replaced.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let draft = path.with_added_extension("draft");
-    let written = std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, path));
+    let failure = |e: std::io::Error| {
+        Failure::runtime(format!("cannot write {}: {e}; choose another place", path.display()))
+    };
+    let target = destination(path).map_err(failure)?;
+    let draft = target.with_added_extension("draft");
+    let written = std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, target));
     written.map_err(|e| {
         // What is left of it is of no use; that it cannot be removed either is not news.
         let _ = std::fs::remove_file(&draft);
-        Failure::runtime(format!("cannot write {}: {e}; choose another place", path.display()))
+        failure(e)
     })
 }
 

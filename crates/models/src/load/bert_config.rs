@@ -29,7 +29,7 @@ pub(super) fn transformers(config: &Value, file: &Path) -> Result<BertConfig> {
         depth: f.blocks("num_hidden_layers", Some(12))?,
         heads: f.heads("num_attention_heads", width, Some(12))?,
         mlp_dim: f.size("intermediate_size", Some(4 * width))?,
-        norm_eps: f.number("layer_norm_eps", 1e-12)? as f32,
+        norm_eps: f.epsilon("layer_norm_eps", 1e-12)?,
         has_pooler: false,
         has_language_head: false,
     })

@@ -141,7 +141,7 @@ pub(super) fn transformers(
         heads: f.heads("num_attention_heads", width, Some(16))?,
         mlp_dim: f.size("intermediate_size", Some(6144))?,
         activation: f.activation("hidden_act", "gelu")?,
-        norm_eps: f.number("layer_norm_eps", 1e-6)? as f32,
+        norm_eps: f.epsilon("layer_norm_eps", 1e-6)?,
     };
     let norm_eps = eva.norm_eps;
     let f = root.section("qformer_config");
@@ -162,7 +162,7 @@ pub(super) fn transformers(
         heads: f.heads("num_attention_heads", q_width, Some(12))?,
         mlp_dim: f.size("intermediate_size", Some(3072))?,
         activation: f.activation("hidden_act", "gelu")?,
-        norm_eps: f.number("layer_norm_eps", 1e-12)? as f32,
+        norm_eps: f.epsilon("layer_norm_eps", 1e-12)?,
         memory_width: width,
         cross_every: f.size("cross_attention_frequency", Some(2))?,
         text: reads_text.then_some(text),
@@ -288,7 +288,7 @@ impl<'a> Sizes<'a> {
             heads: Self::heads(f, ["num_heads", "heads"], width, 16)?,
             mlp_dim,
             activation: Activation::Gelu,
-            norm_eps: f.number("norm_eps", 1e-6)? as f32,
+            norm_eps: f.epsilon("norm_eps", 1e-6)?,
         })
     }
 
@@ -314,7 +314,7 @@ impl<'a> Sizes<'a> {
             heads: Self::heads(f, ["num_heads", "heads"], width, (width / 64).max(1))?,
             mlp_dim,
             quick_gelu,
-            norm_eps: f.number("norm_eps", 1e-5)? as f32,
+            norm_eps: f.epsilon("norm_eps", 1e-5)?,
             position_rule: PositionRule::Lavis,
         })
     }
@@ -343,7 +343,7 @@ impl<'a> Sizes<'a> {
             heads: Self::heads(f, ["num_attention_heads", "heads"], width, (width / 64).max(1))?,
             mlp_dim,
             activation: f.activation("hidden_act", "gelu")?,
-            norm_eps: f.number("layer_norm_eps", 1e-12)? as f32,
+            norm_eps: f.epsilon("layer_norm_eps", 1e-12)?,
             memory_width,
             cross_every: (1..depth).find(|i| has_cross(*i)).unwrap_or(depth.max(1)),
             text,
@@ -365,7 +365,7 @@ impl<'a> Sizes<'a> {
         };
         Ok(Blip2Config {
             vision,
-            norm_eps: f.number("ln_vision_eps", 1e-5)? as f32,
+            norm_eps: f.epsilon("ln_vision_eps", 1e-5)?,
             qformer: self.qformer(&f.section("qformer"))?,
             matching,
             writing,

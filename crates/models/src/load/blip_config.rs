@@ -92,7 +92,7 @@ fn transformers(config: &Value, weights: &Checkpoint, file: &Path) -> Result<Bli
         depth: f.blocks("num_hidden_layers", Some(12))?,
         heads: f.heads("num_attention_heads", width, Some(12))?,
         mlp_dim: f.size("intermediate_size", Some(3072))?,
-        norm_eps: f.number("layer_norm_eps", 1e-5)? as f32,
+        norm_eps: f.epsilon("layer_norm_eps", 1e-5)?,
         ..tower()
     };
     let f = root.section("text_config");
@@ -105,7 +105,7 @@ fn transformers(config: &Value, weights: &Checkpoint, file: &Path) -> Result<Bli
         heads: f.heads("num_attention_heads", text_width, Some(8))?,
         mlp_dim: f.size("intermediate_size", Some(3072))?,
         activation: f.activation("hidden_act", "gelu")?,
-        norm_eps: f.number("layer_norm_eps", 1e-12)? as f32,
+        norm_eps: f.epsilon("layer_norm_eps", 1e-12)?,
         memory_width: width,
         is_decoder: false,
     };
@@ -173,7 +173,7 @@ fn original(config: &Value, weights: &Checkpoint, file: &Path) -> Result<BlipCon
         depth: sizes.count("visual_encoder.blocks.", ".norm1.weight"),
         heads: Sizes::heads(&f, ["num_heads", "heads"], width, (width / 64).max(1))?,
         mlp_dim,
-        norm_eps: f.number("norm_eps", 1e-6)? as f32,
+        norm_eps: f.epsilon("norm_eps", 1e-6)?,
         ..tower()
     };
     let f = root.section("med");
@@ -192,7 +192,7 @@ fn original(config: &Value, weights: &Checkpoint, file: &Path) -> Result<BlipCon
             heads: f.heads("num_attention_heads", width, Some((width / 64).max(1)))?,
             mlp_dim,
             activation: f.activation("hidden_act", "gelu")?,
-            norm_eps: f.number("layer_norm_eps", 1e-12)? as f32,
+            norm_eps: f.epsilon("layer_norm_eps", 1e-12)?,
             memory_width,
             is_decoder,
         })

@@ -48,7 +48,7 @@ pub(super) fn llama(f: &Fields) -> Result<LlamaConfig> {
         kv_heads,
         head_dim,
         mlp_dim: f.size("intermediate_size", Some(11_008))?,
-        norm_eps: f.number("rms_norm_eps", 1e-6)? as f32,
+        norm_eps: f.epsilon("rms_norm_eps", 1e-6)?,
         rope_theta,
         rope_factor,
         qkv_bias: has_bias,
@@ -97,7 +97,7 @@ pub(super) fn gpt2(f: &Fields) -> Result<Gpt2Config> {
         depth: f.blocks("n_layer", Some(12))?,
         heads: f.heads("n_head", width, Some(12))?,
         mlp_dim: f.size("n_inner", Some(4 * width))?,
-        norm_eps: f.number("layer_norm_epsilon", 1e-5)? as f32,
+        norm_eps: f.epsilon("layer_norm_epsilon", 1e-5)?,
         activation: f.activation("activation_function", "gelu_new")?,
     })
 }

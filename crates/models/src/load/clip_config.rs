@@ -39,7 +39,7 @@ pub(super) fn transformers(config: &Value, file: &Path) -> Result<ClipConfig> {
             heads: vision.heads("num_attention_heads", width, Some(12))?,
             mlp_dim: vision.size("intermediate_size", Some(3072))?,
             quick_gelu: quick_gelu(&vision)?,
-            norm_eps: vision.number("layer_norm_eps", 1e-5)? as f32,
+            norm_eps: vision.epsilon("layer_norm_eps", 1e-5)?,
             position_rule: PositionRule::Transformers,
         }),
         text: ClipTextConfig {
@@ -50,7 +50,7 @@ pub(super) fn transformers(config: &Value, file: &Path) -> Result<ClipConfig> {
             heads: text.heads("num_attention_heads", text_width, Some(8))?,
             mlp_dim: text.size("intermediate_size", Some(2048))?,
             quick_gelu: quick_gelu(&text)?,
-            norm_eps: text.number("layer_norm_eps", 1e-5)? as f32,
+            norm_eps: text.epsilon("layer_norm_eps", 1e-5)?,
             // The first published configurations say 2 and mean the largest id.
             end_token: if end == 2 { EndToken::LargestId } else { EndToken::Id(end as u32) },
         },
@@ -65,6 +65,75 @@ fn quick_gelu(f: &Fields) -> Result<bool> {
     }
 }
 
+/// Keys of `open_clip`'s sections that are read, that change no result here, and that are built with
+/// one value only.
+mod keys {
+    pub(super) const READ: &[&str] = &["embed_dim", "vision_cfg", "text_cfg", "quick_gelu"];
+    /// Names and first values; how weights are kept while they train.
+    pub(super) const HARMLESS: &[&str] =
+        &["custom_text", "init_logit_scale", "cast_dtype", "output_dict"];
+    pub(super) const ONLY: &[(&str, &[&str])] = &[("nonscalar_logit_scale", &["false"])];
+
+    pub(super) const VISION_READ: &[&str] =
+        &["layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "timm_model_name"];
+    /// Dropout while training, and what only towers of timm or attentional pools read.
+    pub(super) const VISION_HARMLESS: &[&str] = &[
+        "patch_dropout",
+        "attn_pooler_queries",
+        "attn_pooler_heads",
+        "timm_model_pretrained",
+        "timm_pool",
+        "timm_proj",
+        "timm_proj_bias",
+        "timm_drop",
+        "timm_drop_path",
+        "output_tokens",
+    ];
+    pub(super) const VISION_ONLY: &[(&str, &[&str])] = &[
+        ("attentional_pool", &["false"]),
+        ("no_ln_pre", &["false"]),
+        ("pos_embed_type", &["\"learnable\""]),
+        ("final_ln_after_pool", &["false"]),
+        ("pool_type", &["\"tok\""]),
+    ];
+
+    pub(super) const TEXT_READ: &[&str] =
+        &["context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"];
+    /// The tokenizer's files are in the folder; the rest is read by towers of transformers only, or
+    /// by other pools.
+    pub(super) const TEXT_HARMLESS: &[&str] = &[
+        "hf_tokenizer_name",
+        "hf_model_pretrained",
+        "hf_proj_type",
+        "hf_pooler_type",
+        "eos_id",
+        "output_tokens",
+    ];
+    pub(super) const TEXT_ONLY: &[(&str, &[&str])] = &[
+        ("embed_cls", &["false"]),
+        ("pad_id", &["0"]),
+        ("no_causal_mask", &["false"]),
+        ("final_ln_after_pool", &["false"]),
+        ("pool_type", &["\"argmax\""]),
+        ("proj_bias", &["false"]),
+        ("proj_type", &["\"linear\""]),
+        ("tokenizer_kwargs", &["{}"]),
+    ];
+
+    /// Of the blocks of both towers.
+    pub(super) const BLOCKS: &[(&str, &[&str])] = &[
+        ("act_kwargs", &["{}"]),
+        ("norm_kwargs", &["{}", "{\"eps\": 1e-5}"]),
+        ("block_type", &["\"default\""]),
+        ("qk_norm", &["false"]),
+        ("scaled_cosine_attn", &["false"]),
+        ("scale_heads", &["false"]),
+        ("scale_attn_inner", &["false"]),
+        ("scale_attn", &["false"]),
+        ("scale_fc", &["false"]),
+    ];
+}
+
 /// `open_clip_config.json`.
 pub(super) fn open_clip(config: &Value, file: &Path) -> Result<ClipConfig> {
     let root = Fields::new(config, file);
@@ -74,6 +143,10 @@ pub(super) fn open_clip(config: &Value, file: &Path) -> Result<ClipConfig> {
         let reason = format!("a text tower `{name}` is not supported; take one of CLIP's own");
         return Err(text.error("hf_model_name", reason));
     }
+    f.check_keys(keys::READ, keys::HARMLESS, &[keys::ONLY])?;
+    let only = [keys::VISION_ONLY, keys::BLOCKS];
+    vision.check_keys(keys::VISION_READ, keys::VISION_HARMLESS, &only)?;
+    text.check_keys(keys::TEXT_READ, keys::TEXT_HARMLESS, &[keys::TEXT_ONLY, keys::BLOCKS])?;
     let quick_gelu = f.flag("quick_gelu", false)?;
     let embed_dim = f.size("embed_dim", None)?;
     let tower = if let Some(name) = vision.text("timm_model_name") {
@@ -160,6 +233,33 @@ fn timm_vit(f: &Fields, name: &str) -> Result<TimmVitConfig> {
     Ok(TimmVitConfig { vit, is_average_pooled, projection })
 }
 
+/// Refuses widths that heads of 64 do not divide, unless the heads are given.
+pub(super) fn check_openai_heads(
+    config: &ClipConfig,
+    file: &Path,
+    given: HeadCounts,
+) -> Result<()> {
+    let vision = match &config.vision {
+        VisionConfig::Vit(vit) => ("visual.conv1.weight", vit.width),
+        VisionConfig::TimmVit(timm) => ("visual.conv1.weight", timm.vit.width),
+        VisionConfig::ResNet(resnet) => ("visual.layer1.0.conv1.weight", 32 * resnet.width),
+    };
+    let text = ("token_embedding.weight", config.text.width);
+    for ((field, width), heads) in [(vision, given.vision), (text, given.text)] {
+        if heads.is_none() && !width.is_multiple_of(64) {
+            return Err(Error::Config {
+                file: file.to_owned(),
+                field: field.to_owned(),
+                reason: format!(
+                    "a width of {width} is no multiple of 64, so the file does not tell the number of \
+                     heads; give the model with its open_clip_config.json or config.json"
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Blocks that are looked for in a file without a configuration.
 const MOST_BLOCKS: usize = 1000;
 
@@ -228,4 +328,54 @@ pub(super) fn openai(weights: &Checkpoint, file: &Path, heads: HeadCounts) -> Re
             end_token: EndToken::LargestId,
         },
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // A failed test is to panic.
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// What is said of a configuration with one more key, empty if it is taken.
+    fn said(section: &str, key: &str, value: Value) -> String {
+        let mut config = json!({"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}});
+        config["model_cfg"][section][key] = value;
+        let read = open_clip(&config, Path::new("open_clip_config.json"));
+        read.err().map(|e| e.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn keys_that_would_change_the_result_are_refused_by_name() {
+        for (section, key, value) in [
+            ("text_cfg", "no_causal_mask", json!(true)),
+            ("text_cfg", "pool_type", json!("last")),
+            ("text_cfg", "pad_id", json!(1)),
+            ("vision_cfg", "pool_type", json!("avg")),
+            ("vision_cfg", "final_ln_after_pool", json!(true)),
+            ("vision_cfg", "attentional_pool", json!(true)),
+            ("vision_cfg", "act_kwargs", json!({"approximate": "tanh"})),
+            ("text_cfg", "norm_kwargs", json!({"eps": 1e-6})),
+            ("text_cfg", "of_the_future", json!(2)),
+        ] {
+            let shown = value.to_string();
+            let said = said(section, key, value);
+            for part in ["open_clip_config.json", &format!("{section}.{key}"), &shown] {
+                assert!(said.contains(part), "{key}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_change_nothing_are_taken() {
+        for (section, key, value) in [
+            ("vision_cfg", "patch_dropout", json!(0.5)),
+            ("vision_cfg", "timm_pool", json!("avg")),
+            ("vision_cfg", "pool_type", json!("tok")),
+            ("text_cfg", "norm_kwargs", json!({"eps": 1e-5})),
+            ("text_cfg", "no_causal_mask", json!(false)),
+            ("text_cfg", "act_kwargs", Value::Null),
+        ] {
+            assert_eq!(said(section, key, value), "", "{key}");
+        }
+    }
 }

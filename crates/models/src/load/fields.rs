@@ -83,6 +83,15 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// What a norm adds to a variance: finite and more than 0, or a constant input divides by 0.
+    pub(super) fn epsilon(&self, field: &str, default: f64) -> Result<f32> {
+        let value = self.number(field, default)? as f32;
+        if value > 0.0 && value.is_finite() {
+            return Ok(value);
+        }
+        Err(self.error(field, format!("expected a number over 0, got {value}")))
+    }
+
     pub(super) fn flag(&self, field: &str, default: bool) -> Result<bool> {
         match self.get(field) {
             None => Ok(default),
@@ -90,6 +99,38 @@ impl<'a> Fields<'a> {
                 .as_bool()
                 .ok_or_else(|| self.error(field, format!("expected true or false, got {v}"))),
         }
+    }
+
+    /// Refuses a key that would change the result and is not read: one that is in none of the lists,
+    /// or in `only` with another value than the one, as JSON, that is built here. An absent key and
+    /// `null` ask for nothing.
+    pub(super) fn check_keys(
+        &self,
+        read: &[&str],
+        harmless: &[&str],
+        only: &[&[(&str, &[&str])]],
+    ) -> Result<()> {
+        for (key, value) in self.value.as_object().into_iter().flatten() {
+            let key = key.as_str();
+            if value.is_null() || read.contains(&key) || harmless.contains(&key) {
+                continue;
+            }
+            let Some((_, values)) = only.iter().copied().flatten().find(|(name, _)| *name == key)
+            else {
+                let reason =
+                    format!("{value} is not understood; leave it out only if it changes nothing");
+                return Err(self.error(key, reason));
+            };
+            let is_same =
+                |text: &&str| serde_json::from_str::<Value>(text).is_ok_and(|v| v == *value);
+            if !values.iter().any(is_same) {
+                let expected = values.join(" or ");
+                return Err(
+                    self.error(key, format!("{value} is not supported; expected {expected}"))
+                );
+            }
+        }
+        Ok(())
     }
 
     /// An id of a token.

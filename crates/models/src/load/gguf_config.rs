@@ -97,7 +97,7 @@ fn llama_sizes(f: &Fields, has_tied_head: bool) -> Result<LlamaConfig> {
         kv_heads,
         head_dim,
         mlp_dim: f.size("llama.feed_forward_length", None)?,
-        norm_eps: f.number("llama.attention.layer_norm_rms_epsilon", 1e-5)? as f32,
+        norm_eps: f.epsilon("llama.attention.layer_norm_rms_epsilon", 1e-5)?,
         rope_theta,
         rope_factor: rope_factor as f32,
         qkv_bias: false,

@@ -282,7 +282,7 @@ fn tower(f: &Fields) -> Result<ClipVitConfig> {
         heads: f.heads("num_attention_heads", width, Some(16))?,
         mlp_dim: f.size("intermediate_size", Some(4096))?,
         quick_gelu,
-        norm_eps: f.number("layer_norm_eps", 1e-5)? as f32,
+        norm_eps: f.epsilon("layer_norm_eps", 1e-5)?,
         position_rule: PositionRule::Transformers,
     })
 }

@@ -49,7 +49,7 @@ pub(super) fn open(
     };
     let sizes = MiniGpt4Config {
         vision: sizes.eva("visual_encoder.", &f.section("vit"))?,
-        norm_eps: f.number("ln_vision_eps", 1e-5)? as f32,
+        norm_eps: f.epsilon("ln_vision_eps", 1e-5)?,
         qformer: if has("query_tokens") {
             Some(sizes.qformer(&f.section("qformer"))?)
         } else {

@@ -638,7 +638,20 @@ impl Files {
             Family::OpenClip => Behaviour::OpenClip,
             _ => Behaviour::OpenAi,
         };
-        tokenizer(self.dir(), behaviour)
+        let tokenizer = tokenizer(self.dir(), behaviour)?;
+        let vocab = self.clip_config()?.text.vocab;
+        if !has_clip_vocabulary(self.dir()) && tokenizer.vocab_size() != vocab {
+            return Err(Error::Config {
+                file: self.config_file(),
+                field: "vocab_size".to_owned(),
+                reason: format!(
+                    "{vocab} tokens, where the vocabulary of the published CLIPs has {}; put the \
+                     model's own beside it, as tokenizer.json or vocab.json with merges.txt",
+                    tokenizer.vocab_size()
+                ),
+            });
+        }
+        Ok(tokenizer)
     }
 
     /// Tokens that end what the model writes: those of `generation_config.json`, or else of
@@ -858,7 +871,9 @@ impl Files {
                 clip(&config, names)?
             }
             Family::OpenAiClip => {
-                clip(&clip_config::openai(weights, &self.path, heads)?, clip::openai_names(""))?
+                let config = clip_config::openai(weights, &self.path, heads)?;
+                clip_config::check_openai_heads(&config, &self.path, heads)?;
+                clip(&config, clip::openai_names(""))?
             }
             Family::TransformersBlip | Family::OriginalBlip => {
                 let is_original = self.family == Family::OriginalBlip;
@@ -919,11 +934,16 @@ impl Files {
 /// # Errors
 /// If a tokenizer file cannot be read.
 pub fn tokenizer(dir: &Path, behaviour: Behaviour) -> Result<ClipTokenizer> {
-    let files = ["tokenizer.json", "vocab.json", "bpe_simple_vocab_16e6.txt.gz"];
-    if dir.is_file() || files.iter().any(|f| dir.join(f).is_file()) {
+    if has_clip_vocabulary(dir) {
         return Ok(ClipTokenizer::load(dir, behaviour).map_err(ocelli_data::Error::from)?);
     }
     Ok(ClipTokenizer::builtin(behaviour))
+}
+
+/// Whether a folder has a vocabulary of CLIP's kind, or the path is the file of one.
+fn has_clip_vocabulary(dir: &Path) -> bool {
+    let files = ["tokenizer.json", "vocab.json", "bpe_simple_vocab_16e6.txt.gz"];
+    dir.is_file() || files.iter().any(|f| dir.join(f).is_file())
 }
 
 fn read_text(path: &Path) -> Result<String> {

@@ -64,7 +64,7 @@ pub(super) fn transformers(f: &Fields, has_own_head: bool) -> Result<T5Config> {
         has_gate: f.flag("is_gated_act", gate.is_some())?,
         buckets,
         max_distance,
-        norm_eps: f.number("layer_norm_epsilon", 1e-6)? as f32,
+        norm_eps: f.epsilon("layer_norm_epsilon", 1e-6)?,
         has_own_head: has_own_head && !is_tied,
         scales_head: is_tied,
         start_id: f.id("decoder_start_token_id", 0)?,

@@ -66,7 +66,7 @@ fn encoder(f: &Fields, width: usize, head: Head, eps: f64) -> Result<VitConfig> 
         depth: f.blocks("num_hidden_layers", Some(12))?,
         heads: f.heads("num_attention_heads", width, Some(12))?,
         mlp_dim: f.size("intermediate_size", Some(4 * width))?,
-        norm_eps: f.number("layer_norm_eps", eps)? as f32,
+        norm_eps: f.epsilon("layer_norm_eps", eps)?,
         qkv_bias: f.flag("qkv_bias", true)?,
         has_class_token: true,
         has_layer_scale: false,
@@ -81,6 +81,53 @@ fn classes(f: &Fields) -> Result<usize> {
         None => f.size("num_labels", Some(2)),
     }
 }
+
+/// Arguments of timm's `VisionTransformer` that are read.
+const TIMM_READ: &[&str] = &[
+    "img_size",
+    "patch_size",
+    "in_chans",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "norm_eps",
+    "qkv_bias",
+    "class_token",
+    "init_values",
+    "global_pool",
+    "backbone",
+];
+/// Those that matter only while training or say again what stands elsewhere.
+const TIMM_HARMLESS: &[&str] = &[
+    "num_classes",
+    "drop_rate",
+    "pos_drop_rate",
+    "patch_drop_rate",
+    "proj_drop_rate",
+    "attn_drop_rate",
+    "drop_path_rate",
+    "weight_init",
+    "fix_init",
+    "strict_img_size",
+];
+/// Those that are built with one value only.
+const TIMM_ONLY: &[(&str, &[&str])] = &[
+    ("act_layer", &["\"gelu\""]),
+    ("norm_layer", &["\"layernorm\""]),
+    ("reg_tokens", &["0"]),
+    ("qk_norm", &["false"]),
+    ("scale_attn_norm", &["false"]),
+    ("scale_mlp_norm", &["false"]),
+    ("proj_bias", &["true"]),
+    ("no_embed_class", &["false"]),
+    ("pre_norm", &["false"]),
+    ("final_norm", &["true"]),
+    ("pool_include_prefix", &["false"]),
+    ("pos_embed", &["\"learn\""]),
+    ("dynamic_img_size", &["false"]),
+    ("dynamic_img_pad", &["false"]),
+];
 
 /// `config.json` of timm's `VisionTransformer`.
 pub(super) fn timm(config: &Value, file: &Path) -> Result<VitConfig> {
@@ -102,11 +149,7 @@ pub(super) fn timm(config: &Value, file: &Path) -> Result<VitConfig> {
             return Err(f.error("global_pool", format!("expected token or avg, got `{other}`")));
         }
     };
-    for (field, plain) in [("qk_norm", false), ("no_embed_class", false), ("pre_norm", false)] {
-        if args.flag(field, plain)? != plain {
-            return Err(args.error(field, "this form of ViT is not supported"));
-        }
-    }
+    args.check_keys(TIMM_READ, TIMM_HARMLESS, &[TIMM_ONLY])?;
     let input = f
         .section("pretrained_cfg")
         .get("input_size")
@@ -120,7 +163,7 @@ pub(super) fn timm(config: &Value, file: &Path) -> Result<VitConfig> {
         depth: args.blocks("depth", known.as_ref().map(|c| c.depth))?,
         heads: args.heads("num_heads", width, known.as_ref().map(|c| c.heads))?,
         mlp_dim: (width as f64 * ratio) as usize,
-        norm_eps: args.number("norm_eps", 1e-6)? as f32,
+        norm_eps: args.epsilon("norm_eps", 1e-6)?,
         qkv_bias: args.flag("qkv_bias", true)?,
         has_class_token: args.flag("class_token", true)?,
         has_layer_scale: args.get("init_values").is_some(),
