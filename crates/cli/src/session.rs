@@ -450,14 +450,15 @@ impl Session {
 
     /// The logits of a model with classes, `[batch, classes]`, for normalised pixels.
     pub(crate) fn logits(&self, pixels: &Tensor) -> Result<Tensor, Failure> {
-        Ok(match &self.opened.model {
+        let logits = match &self.opened.model {
             Model::Vit(vit) => vit.forward(pixels)?,
             Model::Hybrid(hybrid) => hybrid.forward(pixels)?,
             Model::LocalVit(vit) => vit.forward(pixels)?,
             _ => {
                 return Err(self.unsuitable("classification without labels", "a ViT with classes"));
             }
-        })
+        };
+        finite(logits, "the logits")
     }
 
     /// One vector of length 1 per picture, `[batch, width]`, for normalised pixels.
@@ -474,12 +475,12 @@ impl Session {
             Model::Blip(blip) => blip.embed_images(&blip.image_tokens(pixels)?)?,
             _ => return Err(self.unsuitable("seeing", "a ViT or a CLIP")),
         };
-        Ok(features.l2_normalise()?)
+        finite(features.l2_normalise()?, "the embeddings of pictures")
     }
 
     /// One vector per text, of any length, `[texts, width]`. Texts that do not fit are cut.
     pub(crate) fn encode_texts(&self, texts: &[String]) -> Result<Tensor, Failure> {
-        match (&self.opened.model, &self.reader) {
+        let features = match (&self.opened.model, &self.reader) {
             (Model::Clip(clip), Reader::Clip(tokenizer)) => {
                 let context = clip.config().text.context_length;
                 // What follows a text's end changes nothing, so the longest text decides.
@@ -490,21 +491,22 @@ impl Session {
                     let text = tokenizer.encode(text, tokens, Truncate::Cut);
                     ids.extend(text.map_err(ocelli_data::Error::from)?);
                 }
-                Ok(clip.encode_text(&Arc::from(ids), texts.len())?)
+                clip.encode_text(&Arc::from(ids), texts.len())?
             }
             (model, Reader::Bert(..)) => {
                 let batch = self.read(texts)?;
-                Ok(match model {
+                match model {
                     Model::Bert(bert) => bert.sentences(&batch)?,
                     Model::Lit(lit) => lit.encode_text(&batch)?,
                     Model::Blip(blip) => {
                         blip.embed_texts(&blip.encoder()?.features(&batch, None)?)?
                     }
                     _ => return Err(self.unsuitable("reading text", "a BERT or a LiT")),
-                })
+                }
             }
-            _ => Err(self.unsuitable("reading text", "a CLIP, a LiT or a BERT")),
-        }
+            _ => return Err(self.unsuitable("reading text", "a CLIP, a LiT or a BERT")),
+        };
+        finite(features, "the embeddings of texts")
     }
 
     /// Texts as a BERT reads them. Those that do not fit are cut.
@@ -516,6 +518,18 @@ impl Session {
         let batch = tokenizer.encode_batch(&texts, *context, Truncate::Cut);
         Ok(Texts::from(&batch.map_err(ocelli_data::Error::from)?))
     }
+}
+
+/// The values, unless one is infinite or not a number: finite inputs give such only by weights that are
+/// broken or too large.
+fn finite(values: Tensor, what: &str) -> Result<Tensor, Failure> {
+    if values.values().iter().all(|v| v.is_finite()) {
+        return Ok(values);
+    }
+    Err(Failure::model(format!(
+        "{what} are not finite, so the weights are broken or too large; fetch the model again, or take \
+         an earlier checkpoint"
+    )))
 }
 
 /// `id2label` of a configuration, if there is a readable one.
