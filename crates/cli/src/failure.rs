@@ -1,5 +1,6 @@
 //! Errors as one readable chain on stderr, and the exit codes.
 
+use crate::table::harmless;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -66,7 +67,7 @@ impl Failure {
     #[allow(clippy::print_stderr)] // The one place where errors are printed.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
-            eprintln!("error: {}", self.message);
+            eprintln!("error: {}", harmless(&self.message));
         }
         ExitCode::from(self.code)
     }
@@ -142,6 +143,7 @@ impl From<ocelli_train::Error> for Failure {
             E::Recipe { .. } | E::Override { .. } | E::Unfit { .. } | E::OtherRun { .. } => {
                 Self::usage(message)
             }
+            E::Memory { .. } => Self::memory(message),
             E::Dataset(_) | E::Text(_) => Self::input(message),
             E::Io { .. } | E::Start { .. } | E::Load(_) | E::Checkpoint(_) => Self::model(message),
             _ => Self::runtime(message),

@@ -30,6 +30,17 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The run would need more memory than there is.
+    #[error(
+        "training needs about {} MiB, {} MiB are available; lower train.micro_batch_size, or set \
+         train.grad_checkpointing", needed.div_ceil(1 << 20), available >> 20
+    )]
+    Memory {
+        /// In bytes, by the estimate that a dry run prints.
+        needed: u64,
+        /// In bytes.
+        available: u64,
+    },
     /// A key of a recipe does not fit the model or the data.
     #[error("{key}: {problem}")]
     Unfit {

@@ -5,6 +5,7 @@ use crate::setup::Setup;
 use crate::{Error, Result};
 use ocelli_data::dataset::Fingerprint;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Refuses to go on with a run of another model, other data or another objective.
@@ -22,6 +23,33 @@ pub(crate) fn check_same_run(config: &TrainConfig, recipe: &Path, folder: &Path)
     match differs.iter().find(|(_, differs)| *differs) {
         Some((section, _)) => Err(Error::OtherRun { path: folder.to_path_buf(), section }),
         None => Ok(()),
+    }
+}
+
+/// Keys whose values in `config` are not those of the recipe that a run was trained by, sorted.
+pub(crate) fn differing_keys(config: &TrainConfig, recipe: &Path) -> Result<Vec<String>> {
+    let Ok(text) = std::fs::read_to_string(recipe) else { return Ok(Vec::new()) };
+    let old = TrainConfig::parse(&text, &recipe.display().to_string(), &[])?.to_toml()?;
+    let flat = |text: &str| {
+        let mut keys = BTreeMap::new();
+        if let Ok(table) = text.parse::<toml::Table>() {
+            flatten("", &toml::Value::Table(table), &mut keys);
+        }
+        keys
+    };
+    let (old, new) = (flat(&old), flat(&config.to_toml()?));
+    let all: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    Ok(all.into_iter().filter(|key| old.get(*key) != new.get(*key)).cloned().collect())
+}
+
+fn flatten(path: &str, value: &toml::Value, keys: &mut BTreeMap<String, toml::Value>) {
+    let toml::Value::Table(table) = value else {
+        keys.insert(path.to_owned(), value.clone());
+        return;
+    };
+    for (name, value) in table {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        flatten(&path, value, keys);
     }
 }
 

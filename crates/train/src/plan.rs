@@ -104,6 +104,11 @@ impl Plan {
             table,
         }
     }
+
+    /// Bytes that training takes, about, without decoded pictures, which are kept only if set.
+    pub fn memory(&self) -> usize {
+        self.weights + self.gradients + self.moments + self.activations + self.pixels
+    }
 }
 
 /// What a picture and a text cost a step, and the parts of the model that decide whether they cost a
@@ -145,12 +150,11 @@ impl fmt::Display for Plan {
             with_commas(global),
             with_commas(micro),
         )?;
-        let all = self.weights + self.gradients + self.moments + self.activations + self.pixels;
         writeln!(
             f,
             "memory about {}: weights {}, gradients {}, optimiser {}, activations {}, batches {}; \
              decoded pictures up to {}",
-            mib(all),
+            mib(self.memory()),
             mib(self.weights),
             mib(self.gradients),
             mib(self.moments),

@@ -4,7 +4,7 @@ use crate::checkpoint::{Checkpoints, TrainerState, write_atomically, write_json}
 use crate::config::TrainConfig;
 use crate::evaluation::Evaluation;
 use crate::export::export;
-use crate::identity::{changed_data, check_same_run, environment, fingerprints};
+use crate::identity::{changed_data, check_same_run, differing_keys, environment, fingerprints};
 use crate::optimiser::Optimiser;
 use crate::progress::{Progress, Show};
 use crate::record::Recorder;
@@ -25,6 +25,8 @@ pub struct RunOptions {
     pub folder: PathBuf,
     /// How progress is shown.
     pub show: Show,
+    /// Bytes that the run may take; one that needs more is refused before its parameters are drawn.
+    pub memory: Option<u64>,
     /// Set from outside to end the run after the step under way, with a checkpoint.
     pub stop: Arc<AtomicBool>,
 }
@@ -46,6 +48,9 @@ pub struct Summary {
     pub seconds: f64,
     /// The model folder, of a finished run.
     pub export: Option<PathBuf>,
+    /// Of a run that was finished before: keys of the recipe that differ from the ones it was trained
+    /// with. Nothing was trained with them.
+    pub without_effect: Option<Vec<String>>,
 }
 
 /// Trains what `config` describes, from the latest checkpoint in the folder if there is one.
@@ -68,6 +73,7 @@ struct Trainer<'a> {
     progress: Progress,
     state: TrainerState,
     data: DataState,
+    without_effect: Option<Vec<String>>,
 }
 
 impl<'a> Trainer<'a> {
@@ -79,9 +85,15 @@ impl<'a> Trainer<'a> {
         if saved.is_some() {
             check_same_run(config, &recipe, folder)?;
         }
-        write_atomically(&recipe, config.to_toml()?.as_bytes())?;
         let kept = folder.join("tokenizer");
-        let setup = Setup::new(config, &kept)?;
+        let setup = Setup::new(config, &kept, options.memory)?;
+        // The files of a finished run tell how it was trained, so they stay.
+        let is_finished = saved.as_ref().is_some_and(|s| s.trainer.step >= setup.total_steps);
+        let without_effect =
+            if is_finished { Some(differing_keys(config, &recipe)?) } else { None };
+        if !is_finished {
+            write_atomically(&recipe, config.to_toml()?.as_bytes())?;
+        }
         for (name, bytes) in &setup.vocabulary {
             std::fs::create_dir_all(&kept)
                 .map_err(|source| Error::Io { path: kept.clone(), source })?;
@@ -101,14 +113,18 @@ impl<'a> Trainer<'a> {
         let recorder = Recorder::open(folder, state.step)?;
         let mut progress = Progress::open(options.show, folder, state.step, setup.total_steps)?;
         let plan = setup.plan(config).to_string();
-        write_atomically(&folder.join("params.txt"), plan.as_bytes())?;
+        if !is_finished {
+            write_atomically(&folder.join("params.txt"), plan.as_bytes())?;
+        }
         let (env, data_now) = (folder.join("env.json"), fingerprints(config)?);
         progress.line(&plan);
         if state.step > 0 {
             progress.line(&format!("resuming after step {}", state.step));
             changed_data(&env, &data_now).iter().for_each(|warning| progress.line(warning));
         }
-        write_json(&env, &environment(config, &setup, &data_now))?;
+        if !is_finished {
+            write_json(&env, &environment(config, &setup, &data_now))?;
+        }
         Ok(Self {
             config,
             options,
@@ -121,6 +137,7 @@ impl<'a> Trainer<'a> {
             progress,
             state,
             data,
+            without_effect,
         })
     }
 
@@ -174,7 +191,8 @@ impl<'a> Trainer<'a> {
         let export = if is_interrupted { None } else { Some(self.export()?) };
         self.progress.finish();
         let TrainerState { step: steps, seconds, best } = self.state;
-        Ok(Summary { steps, is_interrupted, loss, metrics, best, seconds, export })
+        let without_effect = self.without_effect;
+        Ok(Summary { steps, is_interrupted, loss, metrics, best, seconds, export, without_effect })
     }
 
     fn record(&mut self, epoch: u64, loss: f32, lr: f64, norm: f64, rate: f64) -> Result<()> {

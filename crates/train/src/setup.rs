@@ -8,7 +8,7 @@ use crate::plan::{DataSize, Plan, total_steps};
 use crate::texts::{NamedFiles, TextEncoder, vocabulary};
 use crate::towers::{LockedPictures, LockedTexts};
 use crate::{Error, Result};
-use ocelli_data::dataset::{Dataset, Loader, LoaderConfig, Targets, View};
+use ocelli_data::dataset::{Dataset, Loader, LoaderConfig, Sampler, Targets, View};
 use ocelli_models::Model;
 use ocelli_nn::Builder;
 use ocelli_tensor::Tensor;
@@ -42,7 +42,8 @@ pub(crate) struct Setup {
 
 impl Setup {
     /// From a recipe; `kept` is where an earlier part of the run left its vocabulary.
-    pub(crate) fn new(config: &TrainConfig, kept: &Path) -> Result<Self> {
+    /// `memory` is how many bytes there are for the run, where that is known.
+    pub(crate) fn new(config: &TrainConfig, kept: &Path, memory: Option<u64>) -> Result<Self> {
         let dataset = Arc::new(Dataset::open(&config.data.sources)?);
         let class_count = config.model.classes.unwrap_or(dataset.class_count());
         if config.model.family.is_classifier() && class_count < dataset.class_count().max(1) {
@@ -62,6 +63,14 @@ impl Setup {
             (tokenizer, files) = (Some(found), its_files);
         }
         let vocab = tokenizer.as_ref().map_or(0, ocelli_data::text::ClipTokenizer::vocab_size);
+        if let Some(available) = memory {
+            let learner = Learner::new(&config.model, class_count, vocab, &Builder::zeros())?;
+            let rules = rules(&learner.parameters, &config.freeze, &config.optim)?;
+            let needed = Plan::new(config, &learner, &rules, None).memory() as u64;
+            if needed > available {
+                return Err(Error::Memory { needed, available });
+            }
+        }
         let learner =
             Learner::new(&config.model, class_count, vocab, &Builder::random(config.train.seed))?;
         let texts = match (&learner.model, tokenizer) {
@@ -87,6 +96,12 @@ impl Setup {
             _ => None,
         };
         let rules = rules(&learner.parameters, &config.freeze, &config.optim)?;
+        let samples = Sampler::new(&dataset, config.train.seed, true)?.epoch_len();
+        if samples < config.train.global_batch_size {
+            let global = config.train.global_batch_size;
+            let problem = format!("is {global}, the data have {samples} samples; lower it");
+            return Err(Error::Unfit { key: "train.global_batch_size", problem });
+        }
         let is_contrastive = config.train.stage == Stage::Contrastive;
         let classes = dataset.classes().to_vec();
         let loader = Loader::new(

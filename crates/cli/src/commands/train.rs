@@ -3,10 +3,11 @@
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::interrupt;
+use crate::memory;
 use crate::output::Output;
 use ocelli_data::dataset::DatasetError;
 use ocelli_train::{RunOptions, Show, Summary, TrainConfig, plan, run as train};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Train a model by a recipe
 ///
@@ -50,6 +51,13 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         out.text(&plan(&config).map_err(failed)?.to_string())?;
         return out.flush();
     }
+    if let Some(name) = &args.name
+        && !is_folder_name(name)
+    {
+        return Err(Failure::usage(format!(
+            "--name {name}: expected the name of one folder; --runs says where it is"
+        )));
+    }
     let recipe = args.config.file_stem().unwrap_or_default().to_string_lossy();
     let folder = args.runs.join(args.name.as_deref().unwrap_or(&recipe));
     if args.resume && !folder.join("checkpoints").is_dir() {
@@ -64,15 +72,28 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         (false, true) => Show::Lines,
         (false, false) => Show::Nothing,
     };
-    let options = RunOptions { folder: folder.clone(), show, stop: interrupt::flag() };
+    let options = RunOptions {
+        folder: folder.clone(),
+        show,
+        memory: memory::available(),
+        stop: interrupt::flag(),
+    };
     let summary = train(&config, &options).map_err(failed)?;
     out.text(&told(&summary, &folder))?;
     out.flush()?;
     if summary.is_interrupted { Err(Failure::interrupted()) } else { Ok(()) }
 }
 
-/// An error, with what the recipe says about its data if that is not there.
+/// An error, with what the recipe says about its data if that is not there, or can say of samples that
+/// are broken.
 fn failure(error: ocelli_train::Error, recipe: &Path) -> Failure {
+    if let ocelli_train::Error::Dataset(
+        DatasetError::Picture { .. } | DatasetError::NoTarget { .. },
+    ) = &error
+    {
+        let skip = "to leave broken samples out, set data.on_broken = { skip = { limit = 100 } }";
+        return Failure::from(error).with(skip);
+    }
     let is_missing = matches!(error, ocelli_train::Error::Dataset(DatasetError::NotThere { .. }));
     let text = std::fs::read_to_string(recipe).unwrap_or_default();
     let data = text.lines().find_map(|line| line.strip_prefix("# Data: "));
@@ -80,6 +101,13 @@ fn failure(error: ocelli_train::Error, recipe: &Path) -> Failure {
         (failure, Some(data)) if is_missing => failure.with(&format!("the recipe says: {data}")),
         (failure, _) => failure,
     }
+}
+
+/// Whether this names a folder within another, and neither itself nor one above.
+fn is_folder_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let first = parts.next();
+    matches!(first, Some(Component::Normal(part)) if part == name) && parts.next().is_none()
 }
 
 fn told(summary: &Summary, folder: &Path) -> String {
@@ -93,6 +121,28 @@ fn told(summary: &Summary, folder: &Path) -> String {
     if let Some((value, step)) = summary.best {
         text += &format!(", best {value:.4} at step {step}");
     }
+    if let Some(keys) = &summary.without_effect {
+        text += "; the run was finished before";
+        if !keys.is_empty() {
+            text += &format!(
+                ", so {} had no effect: give it another --name to train anew",
+                keys.join(", ")
+            );
+        }
+    }
     let place = summary.export.as_deref().unwrap_or(folder);
     text + &format!("\n{}\n", place.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_stay_in_their_folder() {
+        assert!(is_folder_name("mnist-fast") && is_folder_name("..a"));
+        for name in ["../evil", "..", ".", "", "/evil", "a/b", "a/"] {
+            assert!(!is_folder_name(name), "{name}");
+        }
+    }
 }
