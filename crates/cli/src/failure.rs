@@ -1,6 +1,6 @@
 //! Errors as one readable chain on stderr, and the exit codes.
 
-use crate::table::harmless;
+use crate::output::harmless;
 use std::error::Error;
 use std::process::ExitCode;
 

@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use crate::memory;
 use clap::Args;
+use ocelli_kernels::Isa;
 use std::io::{IsTerminal, stderr, stdout};
 use std::path::PathBuf;
 
@@ -15,7 +16,23 @@ const MEMORY_LIMIT: &str = "OCELLI_MEMORY_LIMIT";
 /// Variables that are no numbers, or no known names, are errors: ignored, they would mislead.
 /// `OMP_NUM_THREADS` is left to others, who may write lists into it.
 pub(crate) fn check_environment() -> Result<(), Failure> {
-    check_variables(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))
+    let of = |name: &str| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned());
+    check_variables(of)?;
+    check_isa(&of("OCELLI_ISA").unwrap_or_default(), Isa::available())
+}
+
+/// That this machine has the instruction set that is asked for.
+fn check_isa(asked: &str, available: &[Isa]) -> Result<(), Failure> {
+    let has = |isa: &Isa| format!("{isa:?}").to_lowercase() == asked;
+    if asked.is_empty() || available.iter().any(has) {
+        return Ok(());
+    }
+    let names: Vec<String> =
+        available.iter().map(|isa| format!("{isa:?}").to_lowercase()).collect();
+    Err(Failure::usage(format!(
+        "OCELLI_ISA={asked}: this machine has only {}; take one of these or unset it",
+        names.join(", ")
+    )))
 }
 
 fn check_variables(of: impl Fn(&str) -> Option<String>) -> Result<(), Failure> {
@@ -143,5 +160,14 @@ mod tests {
         ] {
             assert!(check(name, value).is_ok(), "{name}={value}");
         }
+    }
+
+    #[test]
+    fn an_instruction_set_that_is_not_there_is_an_error() {
+        let there = [Isa::Portable, Isa::Avx2];
+        assert!(check_isa("", &there).is_ok() && check_isa("avx2", &there).is_ok());
+        let failure = format!("{:?}", check_isa("amx", &there).unwrap_err());
+        assert!(failure.contains("OCELLI_ISA=amx"), "{failure}");
+        assert!(failure.contains("only portable, avx2"), "{failure}");
     }
 }

@@ -30,7 +30,8 @@ pub(crate) struct Inputs {
     named: std::vec::IntoIter<PathBuf>,
     folder: Option<Folder>,
     pattern: Option<(String, glob::Paths, bool)>,
-    lines: Option<BufReader<Stdin>>,
+    /// With whether a line named anything yet.
+    lines: Option<(BufReader<Stdin>, bool)>,
 }
 
 impl Inputs {
@@ -84,15 +85,22 @@ impl Inputs {
 
     fn next_line(&mut self) -> Option<Input> {
         let mut line = Vec::new();
-        match self.lines.as_mut()?.read_until(b'\n', &mut line) {
+        let (lines, found) = self.lines.as_mut()?;
+        match lines.read_until(b'\n', &mut line) {
             Ok(0) => {
+                let none = (!*found)
+                    .then(|| Input::unreadable(Path::new("-"), "no picture on standard input"));
                 self.lines = None;
-                None
+                none
             }
             Ok(_) => {
                 let line = String::from_utf8_lossy(&line);
                 let path = line.trim_end_matches(['\n', '\r']);
-                if path.is_empty() { None } else { self.start(PathBuf::from(path)) }
+                if path.is_empty() {
+                    return None;
+                }
+                *found = true;
+                self.start(PathBuf::from(path))
             }
             Err(e) => {
                 self.lines = None;
@@ -121,7 +129,7 @@ impl Iterator for Inputs {
                 let path = self.named.next()?;
                 match path.to_str() {
                     Some("-") => {
-                        self.lines = Some(BufReader::new(stdin()));
+                        self.lines = Some((BufReader::new(stdin()), false));
                         None
                     }
                     Some(name) if name.contains(['*', '?', '[']) && !path.exists() => {

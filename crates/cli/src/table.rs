@@ -1,6 +1,7 @@
 //! Tables and bars for people. Text is measured in columns of the terminal, so that Chinese labels
 //! line up too.
 
+use crate::output::harmless;
 use console::{Term, measure_text_width};
 
 /// Width of the terminal, in columns; 80 if there is none.
@@ -29,12 +30,13 @@ pub(crate) fn style(text: &str, code: &str, wanted: bool) -> String {
 
 /// The line above what is said of a picture.
 pub(crate) fn heading(image: &str, color: bool) -> String {
-    format!("{}\n", style(image, "1", color))
+    format!("{}\n", style(&harmless(image), "1", color))
 }
 
 /// A picture that could not be read.
 pub(crate) fn unread(image: &str, error: &str, color: bool) -> String {
     let error = error.strip_prefix(&format!("{image}: ")).unwrap_or(error);
+    let error = harmless(error);
     format!("{}  {} {error}\n", heading(image, color), style("error:", "31", color))
 }
 
@@ -46,8 +48,9 @@ pub(crate) fn bars<'a>(rows: impl Iterator<Item = (&'a str, f32)> + Clone, color
     let bar_width = width.saturating_sub(label_width + 14).max(4);
     let mut text = String::new();
     for (label, prob) in rows {
+        let label = harmless(label);
         let bar = style(&pad(&bar(prob, bar_width), bar_width), "36", color);
-        text += &format!("  {}  {bar}  {:>5.1} %\n", pad(label, label_width), prob * 100.0);
+        text += &format!("  {}  {bar}  {:>5.1} %\n", pad(&label, label_width), prob * 100.0);
     }
     text
 }
@@ -105,6 +108,14 @@ mod tests {
         assert_eq!(bar(0.5, 3), "█▌");
         assert_eq!(bar(0.0, 3), "");
         assert_eq!(bar(f32::NAN, 3), "");
+    }
+
+    #[test]
+    fn names_do_not_steer_the_terminal() {
+        let name = "a\u{1b}[2Jb\r\u{9b}1m 白.png";
+        let said = unread(name, &format!("{name}: broken"), false) + &heading(name, false);
+        assert!(said.chars().all(|c| c == '\n' || !c.is_control()), "{said:?}");
+        assert!(!bars([(name, 0.5)].into_iter(), false).contains('\u{1b}'));
     }
 
     #[test]

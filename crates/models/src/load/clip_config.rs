@@ -74,8 +74,15 @@ mod keys {
         &["custom_text", "init_logit_scale", "cast_dtype", "output_dict"];
     pub(super) const ONLY: &[(&str, &[&str])] = &[("nonscalar_logit_scale", &["false"])];
 
-    pub(super) const VISION_READ: &[&str] =
-        &["layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "timm_model_name"];
+    pub(super) const VISION_READ: &[&str] = &[
+        "layers",
+        "width",
+        "head_width",
+        "mlp_ratio",
+        "patch_size",
+        "image_size",
+        "timm_model_name",
+    ];
     /// Dropout while training, and what only towers of timm or attentional pools read.
     pub(super) const VISION_HARMLESS: &[&str] = &[
         "patch_dropout",

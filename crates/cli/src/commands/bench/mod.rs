@@ -229,6 +229,15 @@ fn model(global: &Global, args: &Args) -> Result<(Model, Parameters), Failure> {
             ));
         }
     };
+    // Counted before they are drawn, which takes minutes for a large language model.
+    let counted = Builder::zeros();
+    let sizes = shapes::build(shape, &counted)?;
+    let counted = counted.finish().map_err(ocelli_models::Error::from)?;
+    if args.task.is_of_text() {
+        text::check(&sizes)?;
+    } else {
+        pictures::check_memory(args, &sizes, &counted)?;
+    }
     let b = match args.dtype.blocks() {
         Some(kind) => Builder::random_in_blocks(0, kind),
         None => Builder::random(0),

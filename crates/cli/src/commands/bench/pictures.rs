@@ -16,7 +16,9 @@ pub(super) fn check_memory(
     model: &Model,
     parameters: &Parameters,
 ) -> Result<(), Failure> {
-    let Some((cost, (img_h, img_w))) = cost::of_picture(model, false) else { return Ok(()) };
+    let Some((cost, (img_h, img_w))) = cost::of_picture(model, false) else {
+        return Err(blind(model).into());
+    };
     let trains = args.task == Task::Train;
     let of_text = cost::of_text(model, false).filter(|_| trains).map_or(0, |text| text.kept);
     let between = if trains { cost.kept + of_text } else { cost.values };
@@ -27,9 +29,9 @@ pub(super) fn check_memory(
     memory::check(needed + 4 * copies * parameters.elements() as u64, &what, "lower --batch")
 }
 
-fn blind() -> ocelli_models::Error {
+fn blind(model: &Model) -> ocelli_models::Error {
     let (what, needs) = ("timing", "a model that sees");
-    ocelli_models::Error::Unsuitable { what, needs, is: "a BERT".to_owned() }
+    ocelli_models::Error::Unsuitable { what, needs, is: model.kind().to_owned() }
 }
 
 fn locked() -> ocelli_models::Error {
@@ -66,7 +68,7 @@ impl Step {
                 (vision.image_size(), vision.tokens())
             }
             Model::Lit(m) => (m.config().vision.image_size, m.config().vision.tokens()),
-            _ => return Err(blind().into()),
+            _ => return Err(blind(&model).into()),
         };
         let n = batch * 3 * height * width;
         let values: Vec<f32> = (0..n).map(|i| ((i * 7919) % 2003) as f32 / 1001.0 - 1.0).collect();
@@ -89,7 +91,7 @@ impl Step {
                 Model::LocalVit(m) => m.forward(&self.pixels),
                 Model::Clip(m) => m.encode_image(&self.pixels),
                 Model::Lit(m) => m.encode_image(&self.pixels),
-                _ => Err(blind()),
+                model => Err(blind(model)),
             })?;
             return Ok(());
         };
@@ -103,7 +105,7 @@ impl Step {
                 m.loss(&self.pixels, &ids)?
             }
             Model::Lit(_) => return Err(locked().into()),
-            _ => return Err(blind().into()),
+            model => return Err(blind(model).into()),
         };
         let mut grads = loss.backward()?;
         training.step += 1;

@@ -28,6 +28,11 @@ fn causal(model: &Model) -> Result<&dyn CausalModel, Error> {
     model.causal().ok_or_else(|| Error::Unsuitable { what, needs, is: model.kind().to_owned() })
 }
 
+/// That the model writes.
+pub(super) fn check(model: &Model) -> Result<(), Failure> {
+    causal(model).map(drop)
+}
+
 impl Step {
     pub(super) fn new(args: &Args, model: Model) -> Result<Self, Failure> {
         let (batch, tokens) = (args.batch as usize, args.tokens as usize);
