@@ -173,7 +173,8 @@ fn go(recipe: &str, folder: &Path, is_stopped: bool) -> Summary {
     let data = folder.parent().unwrap().display().to_string();
     let config = TrainConfig::parse(&recipe.replace("DATA", &data), "test.toml", &[]).unwrap();
     let stop = Arc::new(AtomicBool::new(is_stopped));
-    let options = RunOptions { folder: folder.to_path_buf(), show: Show::Nothing, stop };
+    let options =
+        RunOptions { folder: folder.to_path_buf(), show: Show::Nothing, memory: None, stop };
     run(&config, &options).unwrap()
 }
 
@@ -398,6 +399,53 @@ fn another_recipe_does_not_go_on_with_a_run() {
     let options = RunOptions { folder: run_folder, ..RunOptions::default() };
     let error = run(&config, &options).unwrap_err().to_string();
     assert!(error.contains("model differs"), "{error}");
+}
+
+#[test]
+fn the_files_of_a_finished_run_tell_how_it_was_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    make_data(folder.path());
+    let run_folder = folder.path().join("run");
+    let short = CLASSIFIER.replace("steps = 11", "steps = 2");
+    assert_eq!(go(&short, &run_folder, false).without_effect, None);
+    let files = || {
+        ["config.resolved.toml", "env.json", "params.txt"]
+            .map(|name| fs::read_to_string(run_folder.join(name)).unwrap())
+    };
+    let before = files();
+    let again = go(&short, &run_folder, false);
+    assert_eq!(again.without_effect, Some(Vec::new()));
+    let other = short.replace("lr = 3e-3", "lr = 1e-3").replace("dropout = 0.1", "dropout = 0.2");
+    let summary = go(&other, &run_folder, false);
+    let keys = ["optim.lr", "train.dropout"].map(str::to_owned).to_vec();
+    assert_eq!((summary.steps, summary.without_effect), (2, Some(keys)));
+    assert_eq!(files(), before);
+    // A longer run is not finished, so it goes on as its recipe says.
+    let longer = go(&other.replace("steps = 2", "steps = 3"), &run_folder, false);
+    assert_eq!((longer.steps, longer.without_effect), (3, None));
+    assert!(files()[0].contains("dropout = 0.2"));
+}
+
+#[test]
+fn runs_that_do_not_fit_are_refused_before_they_leave_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    make_data(folder.path());
+    let data = folder.path().display().to_string();
+    let config = |recipe: &str| {
+        TrainConfig::parse(&recipe.replace("DATA", &data), "test.toml", &[]).unwrap()
+    };
+    let run_folder = folder.path().join("run");
+    let options = RunOptions { folder: run_folder.clone(), ..RunOptions::default() };
+    let little = RunOptions { memory: Some(1000), ..options.clone() };
+    let needed = ocelli_train::plan(&config(CLASSIFIER)).unwrap().memory() as u64;
+    match run(&config(CLASSIFIER), &little).unwrap_err() {
+        ocelli_train::Error::Memory { needed: found, available: 1000 } => assert_eq!(found, needed),
+        other => panic!("{other}"),
+    }
+    let large = config(&CLASSIFIER.replace("global_batch_size = 8", "global_batch_size = 99"));
+    let error = run(&large, &options).unwrap_err().to_string();
+    assert!(error.contains("train.global_batch_size: is 99, the data have 30 samples"), "{error}");
+    assert!(!run_folder.join("config.resolved.toml").exists());
 }
 
 #[test]
