@@ -30,7 +30,8 @@ fn causal(model: &Model) -> Result<&dyn CausalModel, Error> {
 
 /// That the model writes.
 pub(super) fn check(model: &Model) -> Result<(), Failure> {
-    causal(model).map(drop)
+    causal(model)?;
+    Ok(())
 }
 
 impl Step {
