@@ -132,6 +132,7 @@ impl Global {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // A failed test is to panic.
 mod tests {
     use super::*;
 

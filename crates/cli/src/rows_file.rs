@@ -105,6 +105,7 @@ fn failure(path: &Path, error: &std::io::Error) -> Failure {
 }
 
 #[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)] // A failed test is to panic.
 mod tests {
     use super::*;
 

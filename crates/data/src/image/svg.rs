@@ -163,8 +163,8 @@ mod tests {
     fn drawings_that_would_take_hours_are_refused() {
         let filter = |primitive: &str| {
             format!(
-                r##"<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><filter id="f">
-                {primitive}</filter><rect width="9" height="9" filter="url(#f)"/></svg>"##
+                r#"<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><filter id="f">
+                {primitive}</filter><rect width="9" height="9" filter="url(#f)"/></svg>"#
             )
         };
         let turbulence = |octaves: u32| {

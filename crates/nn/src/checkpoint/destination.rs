@@ -35,6 +35,7 @@ pub fn destination(path: &Path) -> io::Result<PathBuf> {
 }
 
 #[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)] // A failed test is to panic.
 mod tests {
     use super::*;
     use std::fs;

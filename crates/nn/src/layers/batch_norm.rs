@@ -67,6 +67,7 @@ impl BatchNorm {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)] // A failed test is to panic; passes are equal bit for bit.
 mod tests {
     use super::*;
     use ocelli_tensor::{checkpoint, no_grad};
