@@ -2,8 +2,14 @@
 //! does not belong together is named with its file, its tensor, both shapes and what to do.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
-use ocelli_models::{Files, HeadCounts, Opened, Result};
+use ocelli_data::text::Template;
+use ocelli_models::systems::minigpt4::Version;
+use ocelli_models::systems::talker::Talker;
+use ocelli_models::systems::writer::Request;
+use ocelli_models::vision::position::PositionRule;
+use ocelli_models::{Files, HeadCounts, Model, Opened, Result};
 use ocelli_nn::checkpoint::{Dtype, TensorView, save_safetensors};
+use ocelli_tensor::Tensor;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -432,6 +438,11 @@ fn a_minigpt_is_put_together_from_its_parts() {
     assert!(from("projection").ends_with("trained.pth"));
     assert!(from("language").ends_with("language_model/model.safetensors"));
     assert!(opened.parameters.get("vision.blocks.2.norm1.weight").is_none(), "the last block");
+    assert_same(&open(dir.path(), None).unwrap(), &opened);
+    let other = dir.path().join("trained_longer.pth");
+    fs::copy(&file, &other).unwrap();
+    says(&open(dir.path(), None).unwrap_err(), &["several trained parts", "trained_longer.pth"]);
+    fs::remove_file(other).unwrap();
 
     minigpt(dir.path(), 20);
     says(
@@ -475,4 +486,65 @@ fn a_live_change_of_a_minigpt_is_found_whoever_wrote_it() {
         before = Some(opened);
         trained.retain(|name, _| !name.contains("lora"));
     }
+}
+
+/// The parts of a MiniGPT without a Q-Former whose tower has 16 x 16 patches of 14 pixels.
+fn minigpt_without_qformer(dir: &Path, is_changed: bool) -> Tensors {
+    let [mut tower, mut qformer, ..] = minigpt(dir, 16);
+    drawn(&mut tower, "patch_embed.proj.weight", &[8, 3, 14, 14]);
+    drawn(&mut tower, "pos_embed", &[1, 257, 8]);
+    write(&dir.join("eva_vit_g.pth"), &tower);
+    qformer.retain(|name, _| name.starts_with("ln_vision."));
+    let mut trained = qformer;
+    drawn(&mut trained, "llama_proj.weight", &[16, 32]);
+    drawn(&mut trained, "llama_proj.bias", &[16]);
+    for layer in if is_changed { 0..2 } else { 0..0 } {
+        for (name, tensor) in changes(16, layer, "").0 {
+            trained.insert(name.replace("base_model.", "llama_model.base_model."), tensor);
+        }
+    }
+    write(&dir.join("trained.pth"), &trained);
+    fs::remove_file(dir.join("blip2_pretrained_flant5xxl.pth")).unwrap();
+    tower_heads(dir);
+    tower
+}
+
+#[test]
+fn minigpt_v2_sees_448_pixels_with_a_tower_of_224() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tower = minigpt_without_qformer(dir.path(), true);
+    let file = dir.path().join("trained.pth");
+    let processor = Files::find(&file, None).unwrap().processor().unwrap();
+    assert_eq!(processor.size(), Some((448, 448)));
+    let pixels: Vec<f32> = (0..3 * 448 * 448).map(|i| (i as f32 * 0.013).sin()).collect();
+    let pixels = Tensor::from_slice(&pixels, &[1, 3, 448, 448]).unwrap();
+    let opened = open(&file, None).unwrap();
+    let Model::MiniGpt4(model) = &opened.model else { panic!("{:?}", opened.model.kind()) };
+    let tokens = model.image_tokens(&pixels).unwrap();
+    assert_eq!(tokens.shape()[..], [1, 256, 16]);
+    assert_eq!(model.template(), "minigpt_v2");
+
+    // As with a table that was resampled before.
+    let table = opened.parameters.get("vision.position").unwrap().tensor();
+    let table = PositionRule::Transformers.resample(&table, 1, (16, 16), (32, 32)).unwrap();
+    tower.insert("pos_embed".into(), (vec![1, 1025, 8], table.values().to_vec()));
+    write(&dir.path().join("eva_vit_g.pth"), &tower);
+    let whole = open(&file, None).unwrap();
+    let Model::MiniGpt4(whole) = &whole.model else { panic!("{:?}", whole.model.kind()) };
+    assert_eq!(whole.image_tokens(&pixels).unwrap().values(), tokens.values());
+}
+
+#[test]
+fn a_minigpt_without_qformer_and_changes_is_minigpt_4_on_llama_2() {
+    let dir = tempfile::tempdir().unwrap();
+    minigpt_without_qformer(dir.path(), false);
+    let file = dir.path().join("trained.pth");
+    let opened = open(&file, None).unwrap();
+    let Model::MiniGpt4(model) = &opened.model else { panic!("{:?}", opened.model.kind()) };
+    assert_eq!(model.config().version, Version::MiniGpt4Llama2);
+    assert_eq!(model.template(), "minigpt4_llama_2");
+    assert!(model.boxes().is_none());
+    let text = Template::named(model.template()).unwrap();
+    let text = text.render(&text.show(1, &model.instruction(&Request::Answer("Who is it?"))));
+    assert!(text.ends_with("<s>[INST] <Img><image></Img> Who is it? [/INST]"), "{text}");
 }

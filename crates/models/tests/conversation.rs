@@ -1,9 +1,11 @@
 //! A conversation reads what was not read before, and answers as if all were read at once.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
+use ocelli_data::text::Tokenizer;
+use ocelli_models::connector::splice::IMAGE;
 use ocelli_models::generate::{Cache, Decoder, Flow, Rows, Settings};
 use ocelli_models::language::causal::CausalModel;
-use ocelli_models::systems::talker::Conversation;
+use ocelli_models::systems::talker::{Conversation, Reading, ids};
 use ocelli_models::{Files, HeadCounts, Result};
 use ocelli_tensor::Tensor;
 use std::cell::Cell;
@@ -72,4 +74,39 @@ fn a_turn_reads_new_tokens_alone() {
     let (said, read) = answer(&mut conversation, &changed);
     assert_eq!(read, 2 + 5);
     assert_eq!(said, answer(&mut Conversation::new(&model), &changed).0);
+}
+
+/// Ids of transformers 5.24.0 for the tokenizer of testdata/golden/llava/hf_v15 with `legacy` true and
+/// false.
+#[test]
+fn text_behind_a_picture_goes_on_where_the_tokenizer_says_so() {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden/llava/hf_v15");
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["tokenizer.model", "added_tokens.json"] {
+        std::fs::copy(from.join(file), dir.path().join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(from.join("tokenizer_config.json")).unwrap();
+    let reading = Reading { goes_on: true, around: None };
+    for (legacy, text, want) in [
+        ("true", "<image>\nWhat is", &[1, 640, 565, 13, 626, 578, 269, 369][..]),
+        ("false", "<image>\nWhat is", &[1, 640, 13, 626, 578, 269, 369]),
+        ("false", "<image> <image>What", &[1, 640, 565, 640, 626, 578, 269]),
+        ("true", "<image> <image>What", &[1, 640, 268, 640, 394, 578, 269]),
+        ("false", "<image>Hi", &[1, 640, 633, 570]),
+        ("true", "<image>Hi", &[1, 640, 492, 570]),
+    ] {
+        let config = config.replace("\"legacy\": true", &format!("\"legacy\": {legacy}"));
+        std::fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+        let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+        let got: Vec<u32> =
+            ids(&tokenizer, text, reading).iter().map(|id| (*id).min(640)).collect();
+        assert_eq!(got, want, "legacy {legacy}, {text:?}");
+    }
+    // The original code reads each piece by itself, and its first weights have tokens around pictures.
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    let anew = ids(&tokenizer, "<image>Hi", Reading::default());
+    assert_eq!(anew[2..], tokenizer.encode("Hi", false)[..]);
+    let around = Some(["<unk>", "</s>"]);
+    let framed = ids(&tokenizer, "<image>", Reading { goes_on: false, around });
+    assert_eq!(framed, [1, 0, IMAGE, 2]);
 }

@@ -121,6 +121,17 @@ fn what_does_not_fit_is_named() {
     assert!(missing.contains("1 not used: transformer.ln_g.bias"), "{missing}");
     let other = failure(r#"c_attn.bias": {"shape": [2304]"#, r#"c_attn.bias": {"shape": [2305]"#);
     assert!(other.contains("12 of another shape"), "{other}");
+    for (list, head) in [
+        ("llava-1.5-7b-hf.json", "language_model.lm_head.weight"),
+        ("vicuna-7b-v1.5.json", "lm_head.weight"),
+    ] {
+        let whole = std::fs::read_to_string(stored(list)).unwrap();
+        let mut whole: serde_json::Value = serde_json::from_str(&whole).unwrap();
+        whole["keys"].as_object_mut().unwrap().remove(head).unwrap();
+        std::fs::write(&file, whole.to_string()).unwrap();
+        let error = inventory(&file).unwrap_err().to_string();
+        assert!(error.contains(&format!("1 missing: {head}")), "{error}");
+    }
     for (from, to, says) in [
         (r#""0..11""#, r#""0..99999999999""#, "expected numbers"),
         (r#""0..11""#, r#""nine""#, "expected numbers"),

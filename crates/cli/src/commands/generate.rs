@@ -141,7 +141,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             _ => text.clone(),
         };
         let ids = match (talker, &form) {
-            (Some(_), _) => ids(&tokenizer, &text),
+            (Some(talker), _) => ids(&tokenizer, &text, talker.reading()),
             (None, Some(_)) => text_ids(&tokenizer, &text),
             (None, None) => tokenizer.encode(&text, true),
         };

@@ -283,7 +283,7 @@ impl Chat<'_> {
     fn answer(&mut self) -> Result<String, Failure> {
         let text = self.form.render(&self.turns)?;
         let ids = match self.eyes {
-            Some(_) => ids(self.tokenizer, &text),
+            Some((talker, _)) => ids(self.tokenizer, &text, talker.reading()),
             None => text_ids(self.tokenizer, &text),
         };
         let pictures: Vec<Tensor> = self.shown.iter().map(|s| s.tokens.clone()).collect();

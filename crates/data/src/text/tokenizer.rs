@@ -121,10 +121,21 @@ impl Tokenizer {
         let mut ids = if add_special { self.front.clone() } else { Vec::new() };
         match &self.kind {
             Kind::Bert(bert) => ids.extend(bert.encode_raw(text)),
-            Kind::Pieces(tokenizer) => tokenizer.encode(text, &mut ids),
+            Kind::Pieces(tokenizer) => tokenizer.encode(text, true, &mut ids),
         }
         if add_special {
             ids.extend_from_slice(&self.back);
+        }
+        ids
+    }
+
+    /// The ids of a text that goes on behind something, such as a picture: a tokenizer that marks
+    /// where a text begins alone does not mark it here.
+    pub fn encode_behind(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::new();
+        match &self.kind {
+            Kind::Bert(bert) => ids.extend(bert.encode_raw(text)),
+            Kind::Pieces(tokenizer) => tokenizer.encode(text, false, &mut ids),
         }
         ids
     }
@@ -188,6 +199,14 @@ impl Tokenizer {
                 let added = tokenizer.added_texts.keys().map(|&id| id as usize + 1).max();
                 tokenizer.pieces.texts.len().max(added.unwrap_or(0))
             }
+        }
+    }
+
+    /// Pieces of the vocabulary, without tokens that were added to it.
+    pub fn pieces(&self) -> usize {
+        match &self.kind {
+            Kind::Bert(bert) => bert.vocab_size(),
+            Kind::Pieces(tokenizer) => tokenizer.pieces.texts.len(),
         }
     }
 
@@ -256,7 +275,8 @@ impl Tokenizer {
 }
 
 impl PieceTokenizer {
-    fn encode(&self, text: &str, ids: &mut Vec<u32>) {
+    /// `begins` says that nothing stands before `text`.
+    fn encode(&self, text: &str, begins: bool, ids: &mut Vec<u32>) {
         for part in self.added.parts(text) {
             match part {
                 Part::Token(id) => ids.push(id),
@@ -265,7 +285,7 @@ impl PieceTokenizer {
                     for change in &self.changes {
                         changed = change.apply(&changed).into();
                     }
-                    for word in cut(&self.cuts, &changed, is_first) {
+                    for word in cut(&self.cuts, &changed, begins && is_first) {
                         self.pieces.encode_word(&word, ids);
                     }
                 }

@@ -25,7 +25,8 @@ impl Spliced {
     /// with the ids; without any, no token has a label.
     ///
     /// # Errors
-    /// If there are more or fewer pictures than places, or an id is not in the vocabulary.
+    /// If there are more or fewer pictures than places, there is nothing at all, or an id is not in the
+    /// vocabulary.
     pub fn new(
         decoder: &dyn Decoder,
         ids: &[u32],
@@ -58,6 +59,9 @@ impl Spliced {
                 all.resize(all.len() + tokens, Targets::IGNORED);
                 parts.push(image.clone());
             }
+        }
+        if parts.is_empty() {
+            return Err(Error::EmptyPrompt { index: 0 });
         }
         let embeddings = Tensor::cat(&parts.iter().collect::<Vec<_>>(), 0)?;
         let ids = ids.iter().copied().filter(|id| *id != IMAGE).collect();

@@ -49,6 +49,9 @@ pub(super) fn find(path: &Path, base: Option<&Path>) -> Result<Found> {
     let whole = |layers| Found { path: path.to_owned(), config: None, layers };
     let own = path.join("config.json");
     let own_config = own.is_file().then_some(own);
+    if let Some(trained) = minigpt4_parts::trained_in(path)? {
+        return Ok(Found { path: trained, config: None, layers: Vec::new() });
+    }
     let adapter = path.join(ADAPTER);
     if adapter.is_file() {
         let config = read_json(&adapter)?;

@@ -3,6 +3,7 @@
 use super::fields::Fields;
 use super::{Model, causal_config, read_json};
 use crate::systems::llava::{self, Llava, LlavaConfig, Prefixes};
+use crate::systems::talker::Reading;
 use crate::vision::clip_vit::ClipVitConfig;
 use crate::vision::position::PositionRule;
 use crate::{Error, Result};
@@ -13,6 +14,9 @@ use ocelli_tensor::Activation;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Tokens around a picture where `mm_use_im_start_end` says so, as in the first weights.
+const IMAGE_ENDS: [&str; 2] = ["<im_start>", "<im_end>"];
 
 /// Whether a configuration is one of the original code.
 pub(super) fn is_original(config: &Value) -> bool {
@@ -73,7 +77,10 @@ pub(super) fn open(
     } else {
         original(&f, published_tower(&f)?)?
     };
-    let head = if weights.info("language_model.lm_head.weight").is_some() {
+    let has = |name: &str| weights.info(name).is_some();
+    let head = if has("language_model.lm_head.weight")
+        || (language == LANGUAGE[0] && !has("lm_head.weight"))
+    {
         "language_model."
     } else {
         ""
@@ -130,6 +137,7 @@ fn transformers(f: &Fields) -> Result<LlavaConfig> {
         projector_activation: f.activation("projector_hidden_act", "gelu")?,
         text,
         template: "llava_hf",
+        reading: Reading { goes_on: true, around: None },
     })
 }
 
@@ -191,6 +199,7 @@ fn original(f: &Fields, vision: ClipVitConfig) -> Result<LlavaConfig> {
             return Err(f.error("mm_vision_select_feature", reason));
         }
     };
+    let has_ends = f.flag("mm_use_im_start_end", false)?;
     let layer = f.get("mm_vision_select_layer").and_then(Value::as_i64).unwrap_or(-2);
     Ok(LlavaConfig {
         states: states(f, "mm_vision_select_layer", &[layer], vision.depth)?,
@@ -200,7 +209,8 @@ fn original(f: &Fields, vision: ClipVitConfig) -> Result<LlavaConfig> {
         projector_bias: true,
         projector_activation: Activation::Gelu,
         text: causal_config::llama(f)?,
-        template: original_template(projector_depth),
+        template: if has_ends { "llava_v0" } else { original_template(projector_depth) },
+        reading: Reading { goes_on: false, around: has_ends.then_some(IMAGE_ENDS) },
     })
 }
 

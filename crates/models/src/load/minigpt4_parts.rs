@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 const QFORMER: &str = "blip2_pretrained_flant5xxl.pth";
 /// What was left out of the Q-Former: it reads no text.
 const UNREAD: [&str; 3] = [".embeddings.word_", ".embeddings.position_", "Qformer.cls."];
+/// Files of a folder that are looked at.
+const MOST_FILES: usize = 1000;
+/// How files of weights end.
+const WEIGHTS: [&str; 4] = ["pth", "pt", "bin", "safetensors"];
 /// Image tokens joined where there is no Q-Former.
 const JOINED: usize = 4;
 
@@ -31,6 +35,35 @@ pub(super) fn language_config(path: &Path) -> Option<PathBuf> {
 
 fn dir_of(path: &Path) -> &Path {
     if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) }
+}
+
+/// The file of what was trained in a folder that holds the parts side by side; none if `dir` is
+/// another folder.
+///
+/// # Errors
+/// If there are several.
+pub(super) fn trained_in(dir: &Path) -> Result<Option<PathBuf>> {
+    if !dir.join(TOWERS[0]).is_file() {
+        return Ok(None);
+    }
+    let entries = dir.read_dir().into_iter().flatten().flatten().take(MOST_FILES);
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.retain(|file| {
+        let is_frozen = [TOWERS[0], QFORMER].iter().any(|part| file.ends_with(part));
+        let is_weights = file.extension().is_some_and(|e| WEIGHTS.iter().any(|known| e == *known));
+        let opens = || Checkpoint::open(file).is_ok_and(|c| c.info("llama_proj.weight").is_some());
+        !is_frozen && is_weights && opens()
+    });
+    files.sort();
+    if files.len() > 1 {
+        let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+        let reason = format!(
+            "the folder holds several trained parts, {}; give one of these files as the model",
+            names.join(" and ")
+        );
+        return Err(Fields::new(&Value::Null, dir).error("llama_proj", reason));
+    }
+    Ok(files.pop())
 }
 
 /// The whole of the trained parts at `path` and the frozen ones beside them.

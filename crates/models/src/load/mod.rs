@@ -305,6 +305,15 @@ pub struct Opened {
     pub sources: Vec<Source>,
 }
 
+impl Opened {
+    /// Rows of the largest table of words, if the model reads words.
+    pub fn words(&self) -> Option<usize> {
+        let is_table = |name: &str| name == "word" || name.ends_with(".word");
+        let tables = self.parameters.iter().filter(|p| is_table(p.name()));
+        tables.filter_map(|p| p.shape().first().copied()).max()
+    }
+}
+
 /// Where a part of a model comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -460,14 +469,15 @@ impl Files {
     }
 
     fn weights(&self) -> Result<Checkpoint> {
-        if self.is_builtin {
-            return Ok(Checkpoint::from_bytes(builtin::WEIGHTS)?);
-        }
-        let mut weights = Checkpoint::open(&self.path)?;
-        for layer in &self.layers {
-            weights = layer.onto(weights)?;
-        }
-        let weights = compose::complete(self, weights)?;
+        let weights = if self.is_builtin {
+            Checkpoint::from_bytes(builtin::WEIGHTS)?
+        } else {
+            let mut weights = Checkpoint::open(&self.path)?;
+            for layer in &self.layers {
+                weights = layer.onto(weights)?;
+            }
+            compose::complete(self, weights)?
+        };
         Ok(match self.quant {
             Some(kind) => weights.quantised(kind),
             None => weights,
@@ -588,10 +598,31 @@ impl Files {
                 Processor::from_hf_json(&text).map_err(picture)
             }
             Family::Ocelli => self.own_processor(),
-            Family::Bert => {
+            Family::Bert
+            | Family::QFormer
+            | Family::Llama
+            | Family::Gpt2
+            | Family::Opt
+            | Family::T5
+            | Family::Gguf => {
+                let is = match self.family {
+                    Family::Bert => "a BERT",
+                    Family::QFormer => "a Q-Former",
+                    Family::Gpt2 => "a GPT-2",
+                    Family::Opt => "an OPT",
+                    Family::T5 => "a T5",
+                    _ => "a LLaMA",
+                };
                 let (what, needs) = ("preparing pictures", "a model that sees");
-                Err(Error::Unsuitable { what, needs, is: "a BERT".to_owned() })
+                Err(Error::Unsuitable { what, needs, is: is.to_owned() })
             }
+            Family::Llava => Err(Error::Io {
+                path: at,
+                source: std::io::Error::new(
+                    std::io::ErrorKind::NotFound,
+                    "there is no such file; fetch it, it says how pictures are prepared",
+                ),
+            }),
             _ => {
                 // The original ViT preprocessing: squeezed to the size, [-1, 1].
                 let (height, width) = self.vit_config()?.image_size;
@@ -681,11 +712,25 @@ impl Files {
         if self.family == Family::Gguf {
             return gguf_config::tokenizer(&self.config, &self.path);
         }
+        Ok(Tokenizer::from_dir(&self.tokenizer_dir()).map_err(ocelli_data::Error::from)?)
+    }
+
+    /// The folder of the tokenizer of a language model.
+    fn tokenizer_dir(&self) -> PathBuf {
         let apart = self.dir().join(blip2_parts::LANGUAGE);
         let has_parts = [Family::LavisBlip2, Family::MiniGpt4].contains(&self.family);
-        let is_apart = has_parts && apart.is_dir();
-        let dir = if is_apart { &apart } else { self.dir() };
-        Ok(Tokenizer::from_dir(dir).map_err(ocelli_data::Error::from)?)
+        if has_parts && apart.is_dir() { apart } else { self.dir().to_owned() }
+    }
+
+    /// The file of the tokenizer of a language model, or the folder that should hold one.
+    pub fn tokenizer_file(&self) -> PathBuf {
+        if self.family == Family::Gguf {
+            return self.path.clone();
+        }
+        let dir = self.tokenizer_dir();
+        let names =
+            ["tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"];
+        names.iter().map(|name| dir.join(name)).find(|file| file.is_file()).unwrap_or(dir)
     }
 
     /// The chat template of a language model with this `tokenizer`, if its files have one. Needs no

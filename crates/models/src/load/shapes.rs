@@ -4,6 +4,7 @@
 use super::blip2_config::Sizes;
 use super::llava_config::{LANGUAGE, PROJECTOR, TOWER};
 use super::{Family, Files, HeadCounts, Opened, minigpt4_config, read_json};
+use crate::language::llama::LlamaConfig;
 use crate::{Error, Result};
 use ocelli_nn::checkpoint::Checkpoint;
 use ocelli_tensor::BlockKind;
@@ -257,16 +258,23 @@ impl Shapes<'_> {
         let [mlp_dim, _] = self.axes(body, "layers.0.mlp.gate_proj.weight")?;
         let fits = |dim: &usize| q.is_multiple_of(*dim) && kv.is_multiple_of(*dim);
         let head_dim = [128, 64, 32, 16, 8, 4, 2].into_iter().find(fits).unwrap_or(2);
+        let depth = self.count(body, "layers.", ".input_layernorm.weight");
+        // No published one of these sizes has its words for a head: where the head is not, it is missing.
+        let is_published = ["1.1b", "7b", "13b"]
+            .into_iter()
+            .filter_map(LlamaConfig::variant)
+            .any(|p| (p.width, p.depth, p.mlp_dim) == (width, depth, mlp_dim));
+        let has_tied_head = !is_published && !self.has(head, "lm_head.weight");
         Ok(json!({
             "vocab_size": vocab,
             "hidden_size": width,
-            "num_hidden_layers": self.count(body, "layers.", ".input_layernorm.weight"),
+            "num_hidden_layers": depth,
             "num_attention_heads": (q / head_dim).max(1),
             "num_key_value_heads": (kv / head_dim).max(1),
             "head_dim": head_dim,
             "intermediate_size": mlp_dim,
             "attention_bias": self.has(body, "layers.0.self_attn.q_proj.bias"),
-            "tie_word_embeddings": !self.has(head, "lm_head.weight"),
+            "tie_word_embeddings": has_tied_head,
         }))
     }
 

@@ -10,7 +10,7 @@ use crate::connector::splice::{IMAGE, Spliced};
 use crate::generate::Rows;
 use crate::language::causal::{CausalModel, next_token_loss};
 use crate::language::llama::{self, Llama, LlamaConfig};
-use crate::systems::talker::{Talker, one_by_one};
+use crate::systems::talker::{Reading, Talker, one_by_one};
 use crate::systems::writer::Request;
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
 use ocelli_nn::{Builder, Name, Names, concat, copy};
@@ -37,6 +37,8 @@ pub struct LlavaConfig {
     pub text: LlamaConfig,
     /// The name of the conversation template that it was tuned with.
     pub template: &'static str,
+    /// How it was tuned to read texts with pictures.
+    pub reading: Reading,
 }
 
 impl LlavaConfig {
@@ -171,6 +173,10 @@ impl Talker for Llava {
 
     fn template(&self) -> &'static str {
         self.config.template
+    }
+
+    fn reading(&self) -> Reading {
+        self.config.reading
     }
 
     fn instruction(&self, request: &Request) -> String {

@@ -38,9 +38,22 @@ pub struct LoraConfig {
     pub on: Vec<&'static str>,
 }
 
+/// Which of the papers' systems, and with it how it was tuned to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// MiniGPT-4 on Vicuna.
+    MiniGpt4,
+    /// MiniGPT-4 on LLaMA-2, without a Q-Former.
+    MiniGpt4Llama2,
+    /// MiniGPT-v2.
+    MiniGptV2,
+}
+
 /// Parts of a MiniGPT.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MiniGpt4Config {
+    /// Which system.
+    pub version: Version,
     /// The tower.
     pub vision: EvaVitConfig,
     /// Epsilon of the norm behind the tower.
@@ -168,15 +181,19 @@ impl Talker for MiniGpt4 {
     }
 
     fn template(&self) -> &'static str {
-        if self.config.qformer.is_some() { "minigpt4_vicuna_v0" } else { "minigpt_v2" }
+        match self.config.version {
+            Version::MiniGpt4 => "minigpt4_vicuna_v0",
+            Version::MiniGpt4Llama2 => "minigpt4_llama_2",
+            Version::MiniGptV2 => "minigpt_v2",
+        }
     }
 
     fn boxes(&self) -> Option<&'static BoxNotation> {
-        self.config.qformer.is_none().then_some(&BoxNotation::MINIGPT_V2)
+        (self.config.version == Version::MiniGptV2).then_some(&BoxNotation::MINIGPT_V2)
     }
 
     fn instruction(&self, request: &Request) -> String {
-        let is_v2 = self.config.qformer.is_none();
+        let is_v2 = self.config.version == Version::MiniGptV2;
         let has_task = |text: &str| TASKS.iter().any(|task| text.trim_start().starts_with(task));
         match request {
             Request::Caption(Some(words)) => (*words).to_owned(),

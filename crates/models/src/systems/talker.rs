@@ -26,6 +26,11 @@ pub trait Talker {
     /// The name of the conversation template that it was tuned with.
     fn template(&self) -> &'static str;
 
+    /// How it reads a text with pictures.
+    fn reading(&self) -> Reading {
+        Reading::default()
+    }
+
     /// How it writes where things are, if it was tuned to.
     fn boxes(&self) -> Option<&'static BoxNotation> {
         None
@@ -42,17 +47,33 @@ pub(super) fn one_by_one(tokens: &Tensor) -> Result<Vec<Tensor>> {
     (0..batch).map(one).collect()
 }
 
-/// Ids of a text with one [`IMAGE`] for each [`IMAGE_MARK`]. What stands between marks is read by
-/// itself, and the token that begins a text comes once, as in the original code of LLaVA and MiniGPT.
-pub fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+/// How a system reads a text with pictures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Text behind a picture goes on, as transformers reads it; else it begins anew, as in the
+    /// original code of LLaVA and MiniGPT.
+    pub goes_on: bool,
+    /// What stands around each picture, tokens of their own.
+    pub around: Option<[&'static str; 2]>,
+}
+
+/// Ids of a text with one [`IMAGE`] for each [`IMAGE_MARK`]. The token that begins a text comes once.
+pub fn ids(tokenizer: &Tokenizer, text: &str, reading: Reading) -> Vec<u32> {
+    let framed = reading
+        .around
+        .map(|[before, behind]| text.replace(IMAGE_MARK, &[before, IMAGE_MARK, behind].concat()));
     let mut all = Vec::new();
-    for (i, words) in text.split(IMAGE_MARK).enumerate() {
+    for (i, words) in framed.as_deref().unwrap_or(text).split(IMAGE_MARK).enumerate() {
         if i == 0 {
             all.extend(text_ids(tokenizer, words));
-        } else {
-            all.push(IMAGE);
-            all.extend(tokenizer.encode(words, false));
+            continue;
         }
+        all.push(IMAGE);
+        all.extend(if reading.goes_on {
+            tokenizer.encode_behind(words)
+        } else {
+            tokenizer.encode(words, false)
+        });
     }
     all
 }
@@ -152,7 +173,7 @@ impl<T: Talker> Writer for T {
             Some(template) => template.render(&template.show(1, &text)),
             None => text,
         };
-        let ids = ids(tokenizer, &text);
+        let ids = ids(tokenizer, &text, self.reading());
         no_grad(|| {
             let prompt =
                 |picture| Ok(Prompt::from(Spliced::new(language, &ids, None, &[picture])?));
