@@ -38,6 +38,11 @@ impl Failure {
         Self { code: 5, message: message.into() }
     }
 
+    /// The same exit code when everything that is wrong was said already.
+    pub(crate) fn reported(self) -> Self {
+        Self { message: String::new(), ..self }
+    }
+
     /// Exit code 3 when everything that is wrong was said already.
     pub(crate) fn input_reported() -> Self {
         Self { code: 3, message: String::new() }
@@ -97,9 +102,11 @@ impl From<ocelli_models::Error> for Failure {
             | E::Checkpoint(_)
             | E::Io { .. }
             | E::Config { .. }
-            | E::UnknownModel { .. } => Self::model(message),
+            | E::UnknownModel { .. }
+            // Of the files that belong to a model: its tokenizer, its processor.
+            | E::Data(_) => Self::model(message),
             E::Unsuitable { .. } | E::ImageCount { .. } => Self::usage(message),
-            E::Data(_) | E::ContextOverflow { .. } | E::EmptyPrompt { .. } => Self::input(message),
+            E::ContextOverflow { .. } | E::EmptyPrompt { .. } => Self::input(message),
             _ => Self::runtime(message),
         }
     }

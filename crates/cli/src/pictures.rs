@@ -235,6 +235,17 @@ fn work(
     }
 }
 
+/// Paths that were given one by one or with commas between, where no file is called so.
+pub(crate) fn listed(given: &[PathBuf]) -> Vec<PathBuf> {
+    let parts = |path: &PathBuf| match path.to_str() {
+        Some(text) if text.contains(',') && !path.exists() => {
+            text.split(',').filter(|part| !part.is_empty()).map(PathBuf::from).collect()
+        }
+        _ => vec![path.clone()],
+    };
+    given.iter().flat_map(parts).collect()
+}
+
 /// What the model reads of one picture, `[1, 3, img_h, img_w]`, and where boxes on it lie.
 pub(crate) fn one(path: &Path, processor: &Processor) -> Result<(Tensor, Frame), Failure> {
     let Pixels { values, size: (width, height), from } =

@@ -22,22 +22,26 @@ pub(crate) struct SamplingArgs {
         value_parser = clap::value_parser!(u64).range(0..=MOST_TOKENS))]
     min_new_tokens: Option<u64>,
     /// How freely tokens are drawn: 0 takes the likeliest, 1 draws as the model says
-    #[arg(long, value_name = "T", alias = "temp", value_parser = number(0.0, 100.0))]
+    #[arg(long, value_name = "T", alias = "temp", allow_negative_numbers = true,
+        value_parser = number(0.0, 100.0))]
     temperature: Option<f32>,
     /// Draw from this many of the likeliest tokens
     #[arg(long, value_name = "K", alias = "top_k")]
     top_k: Option<usize>,
     /// Draw from the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P", alias = "top_p", value_parser = number(0.0, 1.0))]
+    #[arg(long, value_name = "P", alias = "top_p", allow_negative_numbers = true,
+        value_parser = number(0.0, 1.0))]
     top_p: Option<f32>,
     /// Draw from tokens of at least this share of the likeliest one's probability
-    #[arg(long, value_name = "P", alias = "min_p", value_parser = number(0.0, 1.0))]
+    #[arg(long, value_name = "P", alias = "min_p", allow_negative_numbers = true,
+        value_parser = number(0.0, 1.0))]
     min_p: Option<f32>,
     /// Seed of the draws; the same one gives the same text
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
     /// Make what was said less likely: above 1
-    #[arg(long, value_name = "X", alias = "repetition_penalty", value_parser = number(0.01, 100.0))]
+    #[arg(long, value_name = "X", alias = "repetition_penalty", allow_negative_numbers = true,
+        value_parser = number(0.01, 100.0))]
     repetition_penalty: Option<f32>,
     /// Search with this many texts side by side
     #[arg(long, value_name = "N", alias = "num_beams",
@@ -98,7 +102,17 @@ impl SamplingArgs {
     }
 
     fn strategy(&self, usual: &Strategy) -> Result<Strategy, Failure> {
-        let is_drawn = self.temperature.is_some_and(|t| t > 0.0);
+        // Asked for a choice, but for no draw: the draw of the model as it is.
+        let choices = [
+            ("--top-k", self.top_k.is_some()),
+            ("--top-p", self.top_p.is_some()),
+            ("--min-p", self.min_p.is_some()),
+        ];
+        let choice = choices.iter().find(|(_, is_given)| *is_given).map(|(flag, _)| *flag);
+        let draws = match self.temperature {
+            Some(t) => (t > 0.0).then_some("--temperature"),
+            None => choice,
+        };
         let beams = match (self.num_beams, usual) {
             (Some(1), _) => None,
             (Some(n), Strategy::Beam(beams)) => Some(Beams { width: n as usize, ..beams.clone() }),
@@ -107,17 +121,23 @@ impl SamplingArgs {
                 length_penalty: 1.0,
                 early_stopping: EarlyStopping::Heuristic,
             }),
-            (None, Strategy::Beam(beams)) if !is_drawn => Some(beams.clone()),
+            (None, Strategy::Beam(beams)) if draws.is_none() => Some(beams.clone()),
             _ => None,
         };
         if let Some(beams) = beams {
-            if is_drawn {
-                return Err(Failure::usage(
-                    "--num-beams searches and --temperature draws; give one of them",
-                ));
+            let seed = self.seed.map(|_| "--seed");
+            if let Some(flag) = draws.or(choice).or(seed) {
+                let what = "a search with --num-beams draws no tokens; leave it out, or search with \
+                            --num-beams 1";
+                return Err(Failure::usage(format!("{flag}: {what}")));
             }
             let length_penalty = self.length_penalty.unwrap_or(beams.length_penalty);
             return Ok(Strategy::Beam(Beams { length_penalty, ..beams }));
+        }
+        if self.length_penalty.is_some() {
+            let what =
+                "--length-penalty weighs the texts of a search; add --num-beams, or leave it out";
+            return Err(Failure::usage(what));
         }
         let plain = Sampling { temperature: 0.0, ..Sampling::default() };
         let usual = if let Strategy::Sample(sampling) = usual { sampling } else { &plain };
@@ -131,13 +151,7 @@ impl SamplingArgs {
         if sampling.temperature > 0.0 {
             return Ok(Strategy::Sample(sampling));
         }
-        let draws = [
-            ("--top-k", self.top_k.is_some()),
-            ("--top-p", self.top_p.is_some()),
-            ("--min-p", self.min_p.is_some()),
-        ];
-        match draws.iter().find(|(_, given)| *given && self.temperature.is_none()) {
-            // Asked for a choice, but for no draw: the draw of the model as it is.
+        match draws {
             Some(_) => Ok(Strategy::Sample(Sampling { temperature: 1.0, ..sampling })),
             None => Ok(Strategy::Greedy),
         }
@@ -171,8 +185,14 @@ mod tests {
             of(beams).unwrap(),
             Strategy::Beam(Beams { width: 4, length_penalty: 2.0, early_stopping })
         );
-        let both = SamplingArgs { num_beams: Some(4), temperature: Some(1.0), ..none() };
-        assert!(of(both).is_err());
+        for both in [
+            SamplingArgs { temperature: Some(1.0), ..none() },
+            SamplingArgs { top_p: Some(0.9), ..none() },
+            SamplingArgs { seed: Some(1), ..none() },
+        ] {
+            assert!(of(SamplingArgs { num_beams: Some(4), ..both }).is_err());
+        }
+        assert!(of(SamplingArgs { length_penalty: Some(2.0), ..none() }).is_err());
         let least = SamplingArgs { min_new_tokens: Some(21), ..none() };
         assert!(of(least).is_err());
     }
@@ -188,5 +208,8 @@ mod tests {
         assert_eq!(of(one), Strategy::Greedy);
         let drawn = SamplingArgs { temperature: Some(1.0), ..SamplingArgs::default() };
         assert_eq!(of(drawn), Strategy::Sample(Sampling::default()));
+        let chosen = SamplingArgs { top_p: Some(0.9), seed: Some(1), ..SamplingArgs::default() };
+        let wanted = Sampling { top_p: 0.9, seed: 1, ..Sampling::default() };
+        assert_eq!(of(chosen), Strategy::Sample(wanted));
     }
 }

@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::memory;
 use crate::shapes;
-use clap::Args;
+use clap::{Arg, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 use ocelli_data::image::Processor;
 use ocelli_data::text::{self, Behaviour, BertTokenizer, ClipTokenizer, TextError, Truncate};
@@ -24,6 +24,11 @@ use std::time::Instant;
 const MOST_NAMES: usize = 1000;
 /// Tokens of a text in every published CLIP.
 pub(crate) const CLIP_CONTEXT: usize = 77;
+
+/// That a command has no model of its own to fall back on, which the arguments of the others say.
+pub(crate) fn required(model: Arg) -> Arg {
+    model.required(true).help("Model: a folder, a weights file, or org/name[@revision] of the hub")
+}
 
 /// Which model.
 #[derive(Args, Clone, Debug)]
@@ -193,6 +198,7 @@ impl Source {
         self.check_memory(global, work)?;
         let started = Instant::now();
         let class_names = class_names(&self.dir().join("config.json"));
+        let tokenizer_file = self.files.tokenizer_file();
         let reader = match self.files.family() {
             Family::TransformersClip | Family::OpenClip | Family::OpenAiClip => {
                 Reader::Clip(Box::new(self.files.tokenizer()?))
@@ -215,16 +221,22 @@ impl Source {
             let time = started.elapsed().as_secs_f64() * 1e3;
             format!("{path}: {kind} ({family}), loaded in {time:.0} ms")
         });
-        Ok(Session { opened, reader, class_names })
+        Ok(Session { opened, reader, class_names, tokenizer_file })
     }
 }
 
 /// Finds the model that a command asks for.
 pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure> {
     let Some(model) = &args.model else {
-        let files = Files::builtin()?;
-        let narrow = args.narrow();
-        return Ok(Source { files, path: PathBuf::new(), quant: args.quant, narrow });
+        for (flag, is_given) in [("--lora", !args.lora.is_empty()), ("--base", args.base.is_some())]
+        {
+            if is_given {
+                let what = format!("{flag} belongs to a model of files; name one by -m");
+                return Err(Failure::usage(what));
+            }
+        }
+        let (files, narrow) = (in_blocks(Files::builtin()?, args), args.narrow());
+        return Ok(Source { files, path: PathBuf::new(), narrow, quant: args.quant });
     };
     let path = resolve(global, model)?;
     let base = args.base.as_deref().map(|base| resolve(global, base)).transpose()?;
@@ -233,11 +245,16 @@ pub(crate) fn find(global: &Global, args: &ModelArgs) -> Result<Source, Failure>
         let (dir, scale) = adapter_of(adapter)?;
         files = files.with_adapter(&resolve(global, dir)?, scale)?;
     }
-    let files = match args.quant.and_then(Quant::blocks) {
+    let files = in_blocks(files, args);
+    Ok(Source { files, path, narrow: args.narrow(), quant: args.quant })
+}
+
+/// The same with weights in the blocks that were asked for.
+fn in_blocks(files: Files, args: &ModelArgs) -> Files {
+    match args.quant.and_then(Quant::blocks) {
         Some(kind) => files.quantised(kind),
         None => files,
-    };
-    Ok(Source { files, path, quant: args.quant, narrow: args.narrow() })
+    }
 }
 
 /// A folder of changes, and how often they count.
@@ -312,7 +329,7 @@ fn language_tokenizer(dir: &Path) -> Result<Option<Tokenizer>, Failure> {
     match text::Tokenizer::from_dir(dir) {
         Ok(tokenizer) => Ok(Some(Tokenizer::Language(Box::new(tokenizer)))),
         Err(TextError::NoTokenizer { .. } | TextError::EndsWords { .. }) => Ok(None),
-        Err(error) => Err(ocelli_data::Error::from(error).into()),
+        Err(error) => Err(ocelli_models::Error::from(ocelli_data::Error::from(error)).into()),
     }
 }
 
@@ -321,9 +338,10 @@ pub(crate) fn sentencepiece(dir: &Path) -> Result<text::Tokenizer, Failure> {
     let path = ["tokenizer.model", "spiece.model"].map(|name| dir.join(name));
     let Some(path) = path.iter().find(|path| path.is_file()) else {
         let what = format!("{} has no tokenizer.model or spiece.model", dir.display());
-        return Err(Failure::input(what));
+        return Err(Failure::model(what));
     };
-    Ok(text::Tokenizer::open_sentencepiece(path).map_err(ocelli_data::Error::from)?)
+    let tokenizer = text::Tokenizer::open_sentencepiece(path).map_err(ocelli_data::Error::from);
+    Ok(tokenizer.map_err(ocelli_models::Error::from)?)
 }
 
 fn has_vocabulary(dir: &Path) -> bool {
@@ -416,6 +434,7 @@ pub(crate) struct Session {
     reader: Reader,
     /// What the configuration calls the classes, if it does.
     class_names: BTreeMap<usize, String>,
+    tokenizer_file: PathBuf,
 }
 
 impl Session {
@@ -425,12 +444,31 @@ impl Session {
         ocelli_models::Error::Unsuitable { what, needs, is }.into()
     }
 
+    /// The tokenizer of this model, unless it has words that the model has not. Tokens that were added
+    /// to a vocabulary may be more: only a text that spells one out needs it.
+    pub(crate) fn fitting(&self, tokenizer: text::Tokenizer) -> Result<text::Tokenizer, Failure> {
+        let tokens = tokenizer.pieces();
+        match self.opened.words() {
+            Some(words) if tokens > words => Err(Failure::model(format!(
+                "{}: its vocabulary has {tokens} tokens, the word table of {} has {words}; put the \
+                 tokenizer of this model beside it",
+                self.tokenizer_file.display(),
+                self.opened.path.display()
+            ))),
+            _ => Ok(tokenizer),
+        }
+    }
+
     /// What cosines of pictures and texts are multiplied by, if the model compares them.
-    pub(crate) fn temperature(&self, what: &'static str) -> Result<f32, Failure> {
+    pub(crate) fn temperature(
+        &self,
+        what: &'static str,
+        needs: &'static str,
+    ) -> Result<f32, Failure> {
         let scale = match &self.opened.model {
             Model::Clip(clip) => clip.logit_scale(),
             Model::Lit(lit) => lit.logit_scale(),
-            _ => return Err(self.unsuitable(what, "a CLIP or a LiT")),
+            _ => return Err(self.unsuitable(what, needs)),
         };
         Ok(scale.tensor().item()?.exp())
     }

@@ -52,6 +52,7 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
     let source = session::find(global, asked.model)?;
     // That the model is of another kind says more than that it has no such tokenizer.
     let tokenizer = source.language_tokenizer();
+    let end_tokens = source.end_tokens();
     let processor = source.processor()?;
     let (beams, new) = asked.sampling.extent(USUAL_TOKENS);
     let pictures_at_once = asked.pictures.work();
@@ -68,8 +69,11 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
         return Err(session.unsuitable("writing about pictures", needs));
     };
     let drawing = Drawing::new(&session, asked.draw, asked.pictures.upright)?;
-    let tokenizer = tokenizer?;
+    let tokenizer = session.fitting(tokenizer?)?;
     let mut settings = asked.sampling.settings(&writer.usual(&asked.request))?;
+    if settings.eos.is_empty() {
+        settings.eos = end_tokens?;
+    }
     if settings.eos.is_empty() {
         settings.eos.extend(tokenizer.named().end);
     }

@@ -60,7 +60,8 @@ fn a_chat_answers_as_if_all_were_said_at_once() {
 fn what_goes_wrong_ends_neither_the_chat_nor_what_was_said() {
     let input = "/image nowhere.png\n/frob\nWhat is <image>?\n/clear\nHello\n/help\n/exit\nnever\n";
     let output = ocelli(&["run", "-m", MODEL, "-n", "4", "--temperature", "0"], input);
-    assert!(output.status.success());
+    // The code of the first failure, a picture that is not there.
+    assert_eq!(output.status.code(), Some(3));
     let errors = String::from_utf8(output.stderr).unwrap();
     for said in ["nowhere.png", "/frob is no command", "pictures given: 0", "/save FILE"] {
         assert!(errors.contains(said), "{said} is not in {errors}");

@@ -129,7 +129,7 @@ fn what_does_not_fit_is_named() {
         let mut whole: serde_json::Value = serde_json::from_str(&whole).unwrap();
         whole["keys"].as_object_mut().unwrap().remove(head).unwrap();
         std::fs::write(&file, whole.to_string()).unwrap();
-        let error = inventory(&file).unwrap_err().to_string();
+        let error = inventory(&file, None).unwrap_err().to_string();
         assert!(error.contains(&format!("1 missing: {head}")), "{error}");
     }
     for (from, to, says) in [

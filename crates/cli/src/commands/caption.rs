@@ -5,12 +5,13 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::pictures::PictureArgs;
 use crate::sampling::SamplingArgs;
-use crate::session::ModelArgs;
+use crate::session::{self, ModelArgs};
 use crate::texts::{self, Texts};
 use ocelli_models::systems::writer::Request;
 
 /// Say what pictures show
 #[derive(clap::Args)]
+#[command(mut_arg("model", session::required))]
 #[command(after_help = "\
 Examples:
   ocelli caption -m Salesforce/blip-image-captioning-base photo.jpg

@@ -130,7 +130,7 @@ fn by_texts(
     labels: &[String],
     templates: &[String],
 ) -> Result<Classifier, Failure> {
-    let scale = session.temperature("classification by labels")?;
+    let scale = session.temperature("classification by labels", "a CLIP or a LiT")?;
     let prompts = (labels.len() * templates.len()) as u64;
     let mut progress = Progress::new(global, "prompts", Some(prompts), false);
     let rows = no_grad(|| {

@@ -32,6 +32,7 @@ const BATCH: usize = 8;
 ///
 /// Writes what the model adds to each prompt. On a terminal a single answer appears as it is written; Ctrl-C ends it there.
 #[derive(clap::Args)]
+#[command(mut_arg("model", session::required))]
 #[command(after_help = "\
 Examples:
   ocelli generate -m gpt2 -i \"The cat sat on the\" -n 20
@@ -66,7 +67,7 @@ pub(crate) struct Args {
     draw: DrawArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Write a line of JSON for each prompt
+    /// Write a line of JSON for each prompt; prompt_tokens counts the tokens of its pictures too
     #[arg(long, alias = "jsonl")]
     json: bool,
 }
@@ -75,6 +76,7 @@ pub(crate) struct Args {
 struct Line<'a> {
     text: &'a str,
     ids: &'a [u32],
+    /// All that the model reads, pictures included.
     prompt_tokens: usize,
     image_tokens: usize,
     generated_tokens: usize,
@@ -86,6 +88,7 @@ struct Line<'a> {
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
+    let given = pictures::listed(&args.image);
     if args.draw.draw.is_some() && (args.prompt.len() > 1 || args.image.is_empty()) {
         return Err(Failure::usage(
             "--draw draws one answer on its picture; give one -i and --image",
@@ -104,15 +107,21 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         texts: beams * texts,
         read: args.prompt.iter().map(words).max().unwrap_or(0),
         written: new,
-        pictures: texts * args.image.len(),
+        pictures: texts * given.len(),
     };
     let session = source.open(global, work)?;
     let talker = session.opened.model.talker();
     let causal = talker.map(Talker::language).or(session.opened.model.causal());
     let Some(model) = causal else {
-        return Err(session.unsuitable("going on from a prompt", "a language model"));
+        let needs = match session.opened.model.writer() {
+            Some(_) => {
+                "a language model (`ocelli caption` and `ocelli vqa` ask what sees and writes)"
+            }
+            None => "a language model without an encoder",
+        };
+        return Err(session.unsuitable("going on from a prompt", needs));
     };
-    let tokenizer = tokenizer?;
+    let tokenizer = session.fitting(tokenizer?)?;
     if settings.eos.is_empty() {
         settings.eos.extend(tokenizer.named().end);
     }
@@ -122,7 +131,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         let Some(talker) = talker else {
             return Err(session.unsuitable("--image", "a LLaVA or a MiniGPT"));
         };
-        for path in &args.image {
+        for path in &given {
             let (pixels, of) = pictures::one(path, processor)?;
             pictures.extend(talker.pictures(&pixels)?);
             frame = Some((path.as_path(), of));
@@ -145,6 +154,9 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             (None, Some(_)) => text_ids(&tokenizer, &text),
             (None, None) => tokenizer.encode(&text, true),
         };
+        if ids.is_empty() {
+            return Err(Failure::usage("the prompt is empty; give at least one word by -i"));
+        }
         Ok(Spliced::new(model, &ids, None, &pictures)?.into())
     };
     let mut stops = args.sampling.stop.clone();
@@ -250,7 +262,7 @@ fn write(
             out.json(&Line {
                 text,
                 ids: &answer.ids,
-                prompt_tokens: prompt.ids.len(),
+                prompt_tokens: prompt.ids.len() + prompt.image_tokens,
                 image_tokens: prompt.image_tokens,
                 generated_tokens: answer.ids.len(),
                 prefill_ms: prefill.as_secs_f64() * 1e3,

@@ -97,7 +97,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let comparison = match session.opened.model.matcher() {
         Some(matcher) => Comparison::Together(matcher, session.read(&args.text)?),
         None => {
-            let scale = session.temperature("matching with texts")?;
+            let scale =
+                session.temperature("matching with texts", "a CLIP, a LiT, a BLIP or a BLIP-2")?;
             let texts =
                 no_grad(|| Ok::<_, Failure>(session.encode_texts(&args.text)?.l2_normalise()?))?;
             Comparison::Features(texts, scale)

@@ -39,6 +39,7 @@ const COMMANDS: &str = "\
 ///
 /// With -i one question is answered; without it each line is a message, and lines that begin with / are commands: /image PATH, /clear, /save FILE, /help, /exit. Ctrl-C ends an answer and keeps what was said.
 #[derive(clap::Args)]
+#[command(mut_arg("model", session::required))]
 #[command(after_help = "\
 Examples:
   ocelli run -m llava-hf/llava-1.5-7b-hf --quant q4_0 --image photo.jpg
@@ -75,7 +76,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         return Err(session.unsuitable("a conversation", "a LLaVA, a MiniGPT or a language model"));
     };
     let drawing = Drawing::new(&session, &args.draw, false)?;
-    let tokenizer = tokenizer?;
+    let tokenizer = session.fitting(tokenizer?)?;
     let form = args.template.form(&tokenizer, talker, own?)?;
     let eyes = match talker {
         Some(talker) => Some((talker, processor?)),
@@ -105,7 +106,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         conversation: Conversation::new(language),
         out: Output::new(),
     };
-    for path in &args.image {
+    for path in &pictures::listed(&args.image) {
         chat.show(path)?;
     }
     interrupt::watch();
@@ -187,13 +188,15 @@ struct SavedTurn<'a> {
 }
 
 impl Chat<'_> {
-    /// Reads lines until there are no more. What goes wrong with one is said, and the next is read.
+    /// Reads lines until there are no more. What goes wrong with one is said, and the next is read; of
+    /// a pipe the first failure is what the command ends with.
     fn talk(&mut self) -> Result<(), Failure> {
         let is_terminal = stdin().is_terminal();
         if is_terminal {
             tell(&format!("template {}; /help lists the commands", self.form.name()));
         }
-        let mut lines = stdin().lock().lines();
+        let (mut input, mut line) = (stdin().lock(), Vec::new());
+        let mut first = Ok(());
         loop {
             // What ended the last answer does not count any more.
             interrupt::forget();
@@ -201,40 +204,58 @@ impl Chat<'_> {
                 self.out.text("> ")?;
                 self.out.flush()?;
             }
+            line.clear();
             interrupt::wait(is_terminal);
-            let line = lines.next();
+            let read = input.read_until(b'\n', &mut line);
             interrupt::wait(false);
-            let Some(line) = line else { break };
-            let line = line.map_err(|e| Failure::input(format!("standard input: {e}")))?;
+            if read.map_err(|e| Failure::input(format!("standard input: {e}")))? == 0 {
+                break;
+            }
             interrupt::forget();
-            let done = match Line::new(&line) {
-                Line::Say("") => Ok(()),
-                Line::Say(text) => self.say(text),
-                Line::Image("") => Err(Failure::usage("/image needs a path")),
-                Line::Image(path) => self.show(Path::new(path)).map(|()| {
-                    tell(&format!("{path} is shown with the next message"));
-                }),
-                Line::Save("") => Err(Failure::usage("/save needs a file")),
-                Line::Save(path) => self.save(Path::new(path)),
-                Line::Clear => {
-                    self.clear();
-                    tell("the conversation is forgotten");
-                    Ok(())
-                }
-                Line::Help => {
-                    tell(COMMANDS);
-                    Ok(())
-                }
-                Line::Exit => return Ok(()),
-                Line::Unknown(command) => {
-                    Err(Failure::usage(format!("{command} is no command; /help lists them")))
-                }
+            let done = match std::str::from_utf8(&line) {
+                Ok(line) => self.obey(&Line::new(line)),
+                Err(_) => Err(Failure::input("a line is not UTF-8 and was not read; say it again")),
             };
-            if let Err(failure) = done {
-                failure.report();
+            match done {
+                Ok(true) => {}
+                Ok(false) => return first,
+                Err(failure) => {
+                    failure.report();
+                    if !is_terminal && first.is_ok() {
+                        first = Err(failure.reported());
+                    }
+                }
             }
         }
-        if is_terminal { self.out.text("\n") } else { Ok(()) }
+        if is_terminal {
+            self.out.text("\n")?;
+        }
+        first
+    }
+
+    /// Does what a line asks for. False ends the conversation.
+    fn obey(&mut self, line: &Line) -> Result<bool, Failure> {
+        match *line {
+            Line::Say("") => {}
+            Line::Say(text) => self.say(text)?,
+            Line::Image("") => return Err(Failure::usage("/image needs a path")),
+            Line::Image(path) => {
+                self.show(Path::new(path))?;
+                tell(&format!("{path} is shown with the next message"));
+            }
+            Line::Save("") => return Err(Failure::usage("/save needs a file")),
+            Line::Save(path) => self.save(Path::new(path))?,
+            Line::Clear => {
+                self.clear();
+                tell("the conversation is forgotten");
+            }
+            Line::Help => tell(COMMANDS),
+            Line::Exit => return Ok(false),
+            Line::Unknown(command) => {
+                return Err(Failure::usage(format!("{command} is no command; /help lists them")));
+            }
+        }
+        Ok(true)
     }
 
     /// Reads a picture for the next message.
