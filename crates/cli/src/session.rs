@@ -520,7 +520,17 @@ impl Session {
     pub(crate) fn encode_texts(&self, texts: &[String]) -> Result<Tensor, Failure> {
         let features = match (&self.opened.model, &self.reader) {
             (Model::Clip(clip), Reader::Clip(tokenizer)) => {
-                let context = clip.config().text.context_length;
+                let c = &clip.config().text;
+                let (context, has) = (c.context_length, tokenizer.vocab_size());
+                if has > c.vocab {
+                    let reason = format!(
+                        "{} words in the table, where the vocabulary has {has} tokens; put the \
+                         model's own beside it, as tokenizer.json or vocab.json with merges.txt",
+                        c.vocab
+                    );
+                    let (file, field) = (self.opened.path.clone(), "vocab_size".to_owned());
+                    return Err(ocelli_models::Error::Config { file, field, reason }.into());
+                }
                 // What follows a text's end changes nothing, so the longest text decides.
                 let lengths = texts.iter().map(|t| tokenizer.encode_raw(t).len() + 2);
                 let tokens = lengths.max().unwrap_or(2).min(context);

@@ -366,7 +366,7 @@ fn a_processor_file_may_leave_its_class_to_the_model() {
     let wrong = "{\"image_processor_type\": \"SamImageProcessor\"}";
     let folder = without_weights(&scratch, CLIP, "preprocessor_config.json", wrong);
     let (code, _, err) = run(&["preprocess", "-m", &folder, &photo, "-o", &out]);
-    assert_eq!((code, err.matches("preprocessor_config.json").count()), (3, 1), "{err}");
+    assert_eq!((code, err.matches("preprocessor_config.json").count()), (4, 1), "{err}");
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn a_turn_reads_new_tokens_alone() {
     assert_eq!(said, answer(&mut Conversation::new(&model), &changed).0);
 }
 
-/// Ids of transformers 5.24.0 for the tokenizer of testdata/golden/llava/hf_v15 with `legacy` true and
+/// Ids of transformers 5.24.0 for the tokenizer of `testdata/golden/llava/hf_v15` with `legacy` true and
 /// false.
 #[test]
 fn text_behind_a_picture_goes_on_where_the_tokenizer_says_so() {

@@ -308,7 +308,7 @@ pub struct Opened {
 impl Opened {
     /// Rows of the largest table of words, if the model reads words.
     pub fn words(&self) -> Option<usize> {
-        let is_table = |name: &str| name == "word" || name.ends_with(".word");
+        let is_table = |name: &str| name.rsplit('.').next() == Some("word");
         let tables = self.parameters.iter().filter(|p| is_table(p.name()));
         tables.filter_map(|p| p.shape().first().copied()).max()
     }
@@ -669,20 +669,7 @@ impl Files {
             Family::OpenClip => Behaviour::OpenClip,
             _ => Behaviour::OpenAi,
         };
-        let tokenizer = tokenizer(self.dir(), behaviour)?;
-        let vocab = self.clip_config()?.text.vocab;
-        if !has_clip_vocabulary(self.dir()) && tokenizer.vocab_size() != vocab {
-            return Err(Error::Config {
-                file: self.config_file(),
-                field: "vocab_size".to_owned(),
-                reason: format!(
-                    "{vocab} tokens, where the vocabulary of the published CLIPs has {}; put the \
-                     model's own beside it, as tokenizer.json or vocab.json with merges.txt",
-                    tokenizer.vocab_size()
-                ),
-            });
-        }
-        Ok(tokenizer)
+        tokenizer(self.dir(), behaviour)
     }
 
     /// Tokens that end what the model writes: those of `generation_config.json`, or else of
