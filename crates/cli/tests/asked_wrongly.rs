@@ -109,10 +109,13 @@ fn changed(model: &str, name: &str, change: &[(&str, Option<&str>)]) -> String {
     to.to_str().unwrap().to_owned()
 }
 
+/// Files of a folder and what they hold, or nothing where they are removed.
+type Files<'a> = &'a [(&'a str, Option<&'a str>)];
+
 #[test]
 fn damaged_files_of_a_model_give_code_4() {
     let json = r#"{"tokenizer_class": "LlamaTokenizer", "legacy": true}"#;
-    let cases: [(&[(&str, Option<&str>)], &str); 4] = [
+    let cases: [(Files, &str); 4] = [
         (&[("tokenizer.model", None)], "tokenizer"),
         (&[("tokenizer.json", Some("{}"))], "tokenizer.json"),
         (
