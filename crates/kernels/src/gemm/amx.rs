@@ -81,7 +81,7 @@ pub(super) fn matmul(
     rhs: Rhs,
     out: &mut [f32],
     out_stride: usize,
-    epilogue: Epilogue,
+    mut epilogue: Epilogue,
 ) {
     let (tiles, steps, panels) = (m.div_ceil(SIDE), k.div_ceil(DEPTH), n.div_ceil(WIDTH));
     let for_threads = (4 * threads()).div_ceil(panels).min(tiles.div_ceil(3));
@@ -91,7 +91,7 @@ pub(super) fn matmul(
     let segment = (KEPT / chunk / BLOCK).max(1) * BLOCK;
 
     let out = Shared::new(out);
-    let pre = epilogue.pre_activation.map(Shared::new);
+    let pre = epilogue.pre_activation.take().map(Shared::new);
     let mut left = Buffer::<u16>::uninit(tiles * segment.min(steps) * STEP);
     // Panels that several chunks read are taken apart once.
     let mut right =
@@ -131,18 +131,7 @@ pub(super) fn matmul(
                     cols: WIDTH.min(n - col),
                     c: out.get().add(at),
                     c_stride: out_stride,
-                    tail: Tail {
-                        bias: epilogue.bias.map_or(std::ptr::null(), |b| b.as_ptr().add(col)),
-                        row_bias: epilogue
-                            .row_bias
-                            .map_or(std::ptr::null(), |b| b.as_ptr().add(row)),
-                        activation: epilogue.activation,
-                        pre: pre.map_or(std::ptr::null_mut(), |p| p.get().add(at)),
-                        residual: epilogue
-                            .residual
-                            .map_or(std::ptr::null(), |r| r.as_ptr().add(at)),
-                        accumulate: false,
-                    },
+                    tail: Tail { accumulate: false, ..Tail::new(&epilogue, pre, (row, col), at) },
                     ..Panel::EMPTY
                 };
                 begin(&panel, from > 0 || epilogue.accumulate, &mut sums);

@@ -226,7 +226,7 @@ fn matmul_for(
     rhs: Rhs,
     out: &mut [f32],
     out_stride: usize,
-    epilogue: Epilogue,
+    mut epilogue: Epilogue,
 ) {
     if m == 0 || n == 0 {
         return;
@@ -288,7 +288,7 @@ fn matmul_for(
     let block = k.div_ceil(k.div_ceil(longest).max(1)).max(1);
 
     let out = Shared::new(out);
-    let pre = epilogue.pre_activation.map(Shared::new);
+    let pre = epilogue.pre_activation.take().map(Shared::new);
     let run = panel_fn(isa);
     parallel_for(chunks * panels, |task| {
         let (chunk, p) = (task / panels, task % panels);
@@ -300,14 +300,7 @@ fn matmul_for(
         // SAFETY: tasks write disjoint tiles of the output; all sizes were checked above.
         unsafe {
             let at = row * out_stride + col;
-            let tail = Tail {
-                bias: epilogue.bias.map_or(std::ptr::null(), |b| b.as_ptr().add(col)),
-                row_bias: epilogue.row_bias.map_or(std::ptr::null(), |b| b.as_ptr().add(row)),
-                activation: epilogue.activation,
-                pre: pre.map_or(std::ptr::null_mut(), |p| p.get().add(at)),
-                residual: epilogue.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at)),
-                accumulate: epilogue.accumulate,
-            };
+            let tail = Tail::new(&epilogue, pre, (row, col), at);
             let mut from = 0;
             loop {
                 let depth = block.min(k - from);

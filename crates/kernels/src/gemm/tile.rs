@@ -1,6 +1,8 @@
 //! The tile: a few rows of the left operand times one panel of the right one.
 
+use super::Epilogue;
 use crate::activation::{Activation, apply};
+use crate::pool::Shared;
 use crate::simd::{Isa, Vector, dispatch, load_up_to, store_up_to};
 
 /// Columns of a panel.
@@ -26,6 +28,30 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
+    /// What happens at row `row` and column `col`, which are `at` values into the output.
+    ///
+    /// # Safety
+    /// The place lies inside of the output, and all slices reach over it.
+    #[inline]
+    pub(crate) unsafe fn new(
+        epilogue: &Epilogue,
+        pre: Option<Shared<f32>>,
+        (row, col): (usize, usize),
+        at: usize,
+    ) -> Self {
+        // SAFETY: by the caller.
+        unsafe {
+            Self {
+                bias: epilogue.bias.map_or(std::ptr::null(), |b| b.as_ptr().add(col)),
+                row_bias: epilogue.row_bias.map_or(std::ptr::null(), |b| b.as_ptr().add(row)),
+                activation: epilogue.activation,
+                pre: pre.map_or(std::ptr::null_mut(), |p| p.get().add(at)),
+                residual: epilogue.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at)),
+                accumulate: epilogue.accumulate,
+            }
+        }
+    }
+
     /// Just the product.
     pub(crate) const PLAIN: Self = Self {
         bias: std::ptr::null(),

@@ -55,7 +55,7 @@ pub(crate) fn matmul(
     rhs: &PackedNarrow,
     out: &mut [f32],
     out_stride: usize,
-    epilogue: Epilogue,
+    mut epilogue: Epilogue,
 ) {
     let isa = rhs.isa;
     let width = panel_width(isa);
@@ -65,7 +65,7 @@ pub(crate) fn matmul(
     let chunk = m.div_ceil(m.div_ceil(ROWS).max(for_threads));
     let chunks = m.div_ceil(chunk);
     let out = Shared::new(out);
-    let pre = epilogue.pre_activation.map(Shared::new);
+    let pre = epilogue.pre_activation.take().map(Shared::new);
     parallel_for(chunks * panels, |task| {
         let (row, p) = (task / panels * chunk, task % panels);
         let (col, count) = (p * width, chunk.min(m - row));
@@ -77,14 +77,7 @@ pub(crate) fn matmul(
                 cols: width.min(n - col),
                 c: out.get().add(at),
                 c_stride: out_stride,
-                tail: Tail {
-                    bias: epilogue.bias.map_or(std::ptr::null(), |b| b.as_ptr().add(col)),
-                    row_bias: epilogue.row_bias.map_or(std::ptr::null(), |b| b.as_ptr().add(row)),
-                    activation: epilogue.activation,
-                    pre: pre.map_or(std::ptr::null_mut(), |p| p.get().add(at)),
-                    residual: epilogue.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at)),
-                    accumulate: epilogue.accumulate,
-                },
+                tail: Tail::new(&epilogue, pre, (row, col), at),
                 ..Panel::EMPTY
             };
             run(isa, &rows, row, rhs, p, &panel);

@@ -55,14 +55,14 @@ pub(crate) fn matmul(
     rhs: &PackedBlocks,
     out: &mut [f32],
     out_stride: usize,
-    epilogue: Epilogue,
+    mut epilogue: Epilogue,
 ) {
     let (isa, width) = (rhs.isa(), rhs.width());
     let form = if m < MANY || isa == Isa::Amx { Form::Halves } else { Form::Pairs };
     let rows = Rows::new(isa, rhs.kind(), form, (m, k), lhs);
     let panels = n.div_ceil(width);
     let out = Shared::new(out);
-    let pre = epilogue.pre_activation.map(Shared::new);
+    let pre = epilogue.pre_activation.take().map(Shared::new);
     let corner = |row: usize, rows: usize, col: usize, cols: usize| {
         let at = row * out_stride + col;
         // SAFETY: the corner lies inside of the output, and all slices reach over it.
@@ -72,14 +72,7 @@ pub(crate) fn matmul(
                 cols,
                 c: out.get().add(at),
                 c_stride: out_stride,
-                tail: Tail {
-                    bias: epilogue.bias.map_or(std::ptr::null(), |b| b.as_ptr().add(col)),
-                    row_bias: epilogue.row_bias.map_or(std::ptr::null(), |b| b.as_ptr().add(row)),
-                    activation: epilogue.activation,
-                    pre: pre.map_or(std::ptr::null_mut(), |p| p.get().add(at)),
-                    residual: epilogue.residual.map_or(std::ptr::null(), |r| r.as_ptr().add(at)),
-                    accumulate: epilogue.accumulate,
-                },
+                tail: Tail::new(&epilogue, pre, (row, col), at),
                 ..Panel::EMPTY
             }
         }
