@@ -136,7 +136,7 @@ fn recognise(weights: &Checkpoint, file: &Path) -> Result<(Family, Value)> {
     if sees && let Some(text) = of(&["text_encoder.", "text_decoder.bert."], WORDS) {
         return Ok((Family::TransformersBlip, s.blip(text)?));
     }
-    if let Some(family) = Files::of_tensors(weights) {
+    if let Some(family) = Family::of_tensors(weights) {
         let config = if family == Family::MiniGpt4 { s.minigpt4()? } else { Value::Null };
         return Ok((family, config));
     }

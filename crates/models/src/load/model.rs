@@ -1,0 +1,126 @@
+//! A model of any kind, and what it can do.
+
+use crate::connector::qformer::QFormer;
+use crate::language::bert::Bert;
+use crate::language::causal::CausalModel;
+use crate::language::gpt2::Gpt2;
+use crate::language::llama::Llama;
+use crate::language::opt::Opt;
+use crate::language::t5::T5;
+use crate::systems::blip::Blip;
+use crate::systems::blip2::Blip2;
+use crate::systems::clip::Clip;
+use crate::systems::lit::Lit;
+use crate::systems::llava::Llava;
+use crate::systems::matcher::Matcher;
+use crate::systems::minigpt4::MiniGpt4;
+use crate::systems::talker::Talker;
+use crate::systems::writer::Writer;
+use crate::vision::clip_vit::ClipVit;
+use crate::vision::eva_vit::EvaVit;
+use crate::vision::local_vit::LocalVit;
+use crate::vision::resnet_v2::HybridVit;
+use crate::vision::vit::Vit;
+
+/// A model of any kind.
+#[derive(Debug)]
+pub enum Model {
+    /// A ViT with or without a head.
+    Vit(Box<Vit>),
+    /// A ViT on the feature map of a ResNet.
+    Hybrid(Box<HybridVit>),
+    /// A ViT with local or axial attention.
+    LocalVit(Box<LocalVit>),
+    /// A CLIP.
+    Clip(Box<Clip>),
+    /// A BERT.
+    Bert(Box<Bert>),
+    /// A LiT.
+    Lit(Box<Lit>),
+    /// A LLaMA.
+    Llama(Box<Llama>),
+    /// A GPT-2.
+    Gpt2(Box<Gpt2>),
+    /// An OPT.
+    Opt(Box<Opt>),
+    /// The tower of EVA-CLIP.
+    EvaVit(Box<EvaVit>),
+    /// The trunk of CLIP's tower.
+    ClipVit(Box<ClipVit>),
+    /// A Q-Former.
+    QFormer(Box<QFormer>),
+    /// A BLIP.
+    Blip(Box<Blip>),
+    /// A BLIP-2 or an InstructBLIP.
+    Blip2(Box<Blip2>),
+    /// A T5.
+    T5(Box<T5>),
+    /// A LLaVA.
+    Llava(Box<Llava>),
+    /// A MiniGPT-4 or a MiniGPT-v2.
+    MiniGpt4(Box<MiniGpt4>),
+}
+
+impl Model {
+    /// What the model is, in words.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Vit(_) => "a ViT",
+            Self::Hybrid(_) => "a hybrid ViT",
+            Self::LocalVit(_) => "a local ViT",
+            Self::Clip(_) => "a CLIP",
+            Self::Bert(_) => "a BERT",
+            Self::Lit(_) => "a LiT",
+            Self::Llama(_) => "a LLaMA",
+            Self::Gpt2(_) => "a GPT-2",
+            Self::Opt(_) => "an OPT",
+            Self::EvaVit(_) => "the tower of an EVA-CLIP",
+            Self::ClipVit(_) => "the trunk of a CLIP",
+            Self::QFormer(_) => "a Q-Former",
+            Self::Blip(_) => "a BLIP",
+            Self::Blip2(_) => "a BLIP-2",
+            Self::T5(_) => "a T5",
+            Self::Llava(_) => "a LLaVA",
+            Self::MiniGpt4(_) => "a MiniGPT-4",
+        }
+    }
+
+    /// What writes about pictures, if the model does.
+    pub fn writer(&self) -> Option<&dyn Writer> {
+        match self {
+            Self::Blip(model) => Some(&**model),
+            Self::Blip2(model) if model.config().writing.is_some() => Some(&**model),
+            Self::Llava(model) => Some(&**model),
+            Self::MiniGpt4(model) => Some(&**model),
+            _ => None,
+        }
+    }
+
+    /// What talks about pictures, if the model does.
+    pub fn talker(&self) -> Option<&dyn Talker> {
+        match self {
+            Self::Llava(model) => Some(&**model),
+            Self::MiniGpt4(model) => Some(&**model),
+            _ => None,
+        }
+    }
+
+    /// What reads pictures and texts together, if the model does.
+    pub fn matcher(&self) -> Option<&dyn Matcher> {
+        match self {
+            Self::Blip(model) => Some(&**model),
+            Self::Blip2(model) if model.config().matching.is_some() => Some(&**model),
+            _ => None,
+        }
+    }
+
+    /// The language model that this is, if it is one without an encoder.
+    pub fn causal(&self) -> Option<&dyn CausalModel> {
+        match self {
+            Self::Llama(model) => Some(&**model),
+            Self::Gpt2(model) => Some(&**model),
+            Self::Opt(model) => Some(&**model),
+            _ => None,
+        }
+    }
+}
