@@ -15,6 +15,7 @@ mod memory;
 mod output;
 mod pictures;
 mod progress;
+mod reader;
 mod rows_file;
 mod sampling;
 mod session;

@@ -19,7 +19,7 @@ pub(crate) struct TemplateArgs {
     /// File with a chat template in Jinja [default: the model's own]
     #[arg(long, value_name = "FILE", alias = "jinja")]
     chat_template: Option<PathBuf>,
-    /// Message of the system, for chat templates
+    /// Message of the system, in place of the template's own
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
 }
@@ -28,7 +28,7 @@ pub(crate) struct TemplateArgs {
 #[derive(Debug)]
 pub(crate) enum Form {
     /// One that is built in, and its name.
-    Named(String, &'static Template),
+    Named(String, Box<Template>),
     /// One that came with the model or in a file, and the message of the system.
     Chat(Box<ChatTemplate>, Option<String>),
 }
@@ -61,14 +61,11 @@ impl TemplateArgs {
                     let what = format!("--conv-mode {name}: expected one of {names}");
                     return Err(Failure::usage(what));
                 };
-                if self.system.is_some() {
-                    let what = format!(
-                        "--system: the conversation template {name} has a message of its own; give \
-                         --chat-template with it"
-                    );
-                    return Err(Failure::usage(what));
-                }
-                Ok(Form::Named(name.to_owned(), template))
+                let template = match &self.system {
+                    Some(text) => template.with_system(text),
+                    None => template.clone(),
+                };
+                Ok(Form::Named(name.to_owned(), Box::new(template)))
             }
             (None, None) => match own {
                 Some(template) => Ok(Form::Chat(Box::new(template), self.system.clone())),

@@ -50,3 +50,33 @@ fn llava_says_what_transformers_says() {
         assert_eq!(said[0]["ids"], json!(ids), "{image}");
     }
 }
+
+#[test]
+fn blip2_goes_on_as_transformers_does() {
+    let model = ["generate", "-m", "testdata/models/blip2_opt", "-n", "8", "--json"];
+    let prompts = ["-i", "a photo of", "-i", "Question: what is it? Answer:"];
+    let said = lines(&[&model[..], &["--image", ASTRONAUT], &prompts].concat());
+    let ids: Vec<&Value> = said.iter().map(|line| &line["ids"]).collect();
+    assert_eq!(ids[0], &json!([230, 230, 230, 230, 230, 230, 230, 230]));
+    assert_eq!(ids[1], &json!([406, 406, 517, 517, 517, 517, 517, 154]));
+    let read = |line: &Value| (line["prompt_tokens"].as_u64(), line["image_tokens"].as_u64());
+    assert_eq!(
+        said.iter().map(read).collect::<Vec<_>>(),
+        [(Some(10), Some(6)), (Some(22), Some(6))]
+    );
+}
+
+#[test]
+fn t5_writes_what_transformers_writes() {
+    let prompts = ["translate English to German: Where is the cat?", "a dog"];
+    for (beams, ids) in [
+        ("1", [[456; 8], [384, 241, 62, 484, 271, 322, 322, 322]]),
+        ("3", [[456; 8], [293, 485, 363, 384, 213, 293, 7, 293]]),
+    ] {
+        let model = ["generate", "-m", "testdata/models/flan_t5", "-n", "8", "--json"];
+        let how = ["--num-beams", beams, "-i", prompts[0], "-i", prompts[1]];
+        let said = lines(&[&model[..], &how].concat());
+        let said: Vec<&Value> = said.iter().map(|line| &line["ids"]).collect();
+        assert_eq!(said, [&json!(ids[0]), &json!(ids[1])], "{beams} beams");
+    }
+}

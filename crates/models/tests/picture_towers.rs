@@ -1,7 +1,7 @@
 //! The convolutional towers against their references: every stage, the loss, gradients, and for
 //! batch norm one step with the statistics of the batch.
 //!
-//! `testdata/models/openai_resnet` was made by `open_clip` 3.3.0 (seed 2020), `timm_hybrid` by timm
+//! `testdata/golden/clip/openai_resnet` was made by `open_clip` 3.3.0 (seed 2020), `vit/timm_hybrid` by timm
 //! 1.0.31 (seed 1300), both with tiny random weights in the layout of the published files.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 fn open(case: &str, file: &str) -> Checkpoint {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/models");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/golden");
     Checkpoint::open(&path.join(case).join(file)).unwrap()
 }
 
@@ -92,8 +92,8 @@ fn resnet(model: Arc<Checkpoint>) -> (ModifiedResNet, Parameters, Vec<Names>) {
 #[test]
 fn clip_resnet_matches_open_clip() {
     let (model, golden) = (
-        Arc::new(open("openai_resnet", "model.safetensors")),
-        open("openai_resnet", "golden.safetensors"),
+        Arc::new(open("clip/openai_resnet", "model.safetensors")),
+        open("clip/openai_resnet", "golden.safetensors"),
     );
     let (tower, parameters, names) = resnet(Arc::clone(&model));
     let pixels = tensor(&golden, "in/pixel_values");
@@ -139,8 +139,8 @@ fn clip_resnet_matches_open_clip() {
 
 #[test]
 fn a_picture_through_the_resnet_does_not_depend_on_the_others() {
-    let (tower, ..) = resnet(Arc::new(open("openai_resnet", "model.safetensors")));
-    let pixels = tensor(&open("openai_resnet", "golden.safetensors"), "in/pixel_values");
+    let (tower, ..) = resnet(Arc::new(open("clip/openai_resnet", "model.safetensors")));
+    let pixels = tensor(&open("clip/openai_resnet", "golden.safetensors"), "in/pixel_values");
     let all = no_grad(|| tower.forward(&pixels)).unwrap();
     let one = pixels.narrow(0, 2, 1).unwrap();
     let one = no_grad(|| tower.forward(&one)).unwrap();
@@ -150,8 +150,8 @@ fn a_picture_through_the_resnet_does_not_depend_on_the_others() {
 #[test]
 fn hybrid_vit_matches_timm() {
     let (model, golden) = (
-        Arc::new(open("timm_hybrid", "model.safetensors")),
-        open("timm_hybrid", "golden.safetensors"),
+        Arc::new(open("vit/timm_hybrid", "model.safetensors")),
+        open("vit/timm_hybrid", "golden.safetensors"),
     );
     let backbone = ResNetV2Config {
         stem_channels: 32,

@@ -6,17 +6,15 @@ use crate::global::Global;
 use crate::interrupt;
 use crate::output::Output;
 use crate::pictures;
+use crate::reader::{Asked, Reader};
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
 use crate::template::{Form, TemplateArgs};
 use crate::written::Written;
 use ocelli_data::text::{IMAGE_MARK, Tokenizer};
 use ocelli_models::Work;
-use ocelli_models::connector::splice::Spliced;
-use ocelli_models::generate::{Cache, Decoder, Flow, Prompt, Rows, Settings, generate};
-use ocelli_models::language::causal::CausalModel;
-use ocelli_models::systems::talker::{Talker, ids, text_ids};
-use ocelli_tensor::Tensor;
+use ocelli_models::generate::{Cache, Decoder, Flow, Rows, Settings, generate};
+use ocelli_tensor::{Tensor, no_grad};
 use serde::Serialize;
 use std::cell::Cell;
 use std::io::{IsTerminal, stdout};
@@ -38,6 +36,7 @@ Examples:
   ocelli generate -m gpt2 -i \"The cat sat on the\" -n 20
   ocelli generate -m models/llama -i \"Once upon a time\" --temperature 0.8 --top-p 0.95 --seed 7
   ocelli generate -m models/llava --image photo.jpg -i \"What is in the picture?\"
+  ocelli generate -m google/flan-t5-base -i \"translate English to German: Where is the cat?\"
   ocelli generate -m models/chat.gguf --chat -i \"Name three rivers.\"
   ocelli generate -m models/llama -i \"One,\" -i \"Red,\" --num-beams 4 --json
   ocelli generate -m minigpt-v2/ --image photo.jpg -i \"[detection] dog\" --draw dogs.png")]
@@ -110,54 +109,35 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         pictures: texts * given.len(),
     };
     let session = source.open(global, work)?;
-    let talker = session.opened.model.talker();
-    let causal = talker.map(Talker::language).or(session.opened.model.causal());
-    let Some(model) = causal else {
-        let needs = match session.opened.model.writer() {
-            Some(_) => {
-                "a language model (`ocelli caption` and `ocelli vqa` ask what sees and writes)"
-            }
-            None => "a language model without an encoder",
-        };
-        return Err(session.unsuitable("going on from a prompt", needs));
-    };
+    let (mut seen, mut frame) = (Vec::new(), None);
+    if let Some(processor) = &processor {
+        for path in &given {
+            let (pixels, of) = pictures::one(path, processor)?;
+            seen.push(pixels);
+            frame = Some((path.as_path(), of));
+        }
+    }
+    let reader = Reader::of(&session, &seen)?;
     let tokenizer = session.fitting(tokenizer?)?;
+    if settings.eos.is_empty() {
+        settings.eos = reader.ends();
+    }
     if settings.eos.is_empty() {
         settings.eos.extend(tokenizer.named().end);
     }
     let drawing = Drawing::new(&session, &args.draw, false)?;
-    let (mut pictures, mut frame) = (Vec::new(), None);
-    if let Some(processor) = &processor {
-        let Some(talker) = talker else {
-            return Err(session.unsuitable("--image", "a LLaVA or a MiniGPT"));
-        };
-        for path in &given {
-            let (pixels, of) = pictures::one(path, processor)?;
-            pictures.extend(talker.pictures(&pixels)?);
-            frame = Some((path.as_path(), of));
-        }
-    }
-    let form = if args.chat || !pictures.is_empty() {
+    let talker = session.opened.model.talker();
+    let form = if args.chat || (talker.is_some() && !seen.is_empty()) {
+        reader.check_chat(&session)?;
         Some(args.template.form(&tokenizer, talker, own?)?)
     } else {
         None
     };
-    let read = |text: &String| {
-        let text = match &form {
-            Some(form) if args.chat || !text.contains(IMAGE_MARK) => {
-                form.render(&form.show(pictures.len(), text))?
-            }
-            _ => text.clone(),
-        };
-        let ids = match (talker, &form) {
-            (Some(talker), _) => ids(&tokenizer, &text, talker.reading()),
-            (None, Some(_)) => text_ids(&tokenizer, &text),
-            (None, None) => tokenizer.encode(&text, true),
-        };
-        if ids.is_empty() {
-            return Err(Failure::usage("the prompt is empty; give at least one word by -i"));
+    let text = |text: &String| match &form {
+        Some(form) if args.chat || !text.contains(IMAGE_MARK) => {
+            form.render(&form.show(seen.len(), text))
         }
-        Ok(Spliced::new(model, &ids, None, &pictures)?.into())
+        _ => Ok(text.clone()),
     };
     let mut stops = args.sampling.stop.clone();
     if args.chat {
@@ -167,9 +147,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let mut out = Output::new();
     let shows = !args.json && args.prompt.len() == 1 && stdout().is_terminal();
     for prompts in args.prompt.chunks(BATCH) {
-        let prompts: Result<Vec<Prompt>, Failure> = prompts.iter().map(read).collect();
-        let shown = Shown { as_written: shows, is_json: args.json, stops: &stops, drawing, frame };
-        write(model, &tokenizer, &settings, &prompts?, &shown, &mut out)?;
+        let texts = prompts.iter().map(text).collect::<Result<Vec<_>, Failure>>()?;
+        let begins = form.is_some();
+        let asked = no_grad(|| reader.read(&texts, &tokenizer, begins))?;
+        let how = Shown { as_written: shows, is_json: args.json, stops: &stops, drawing, frame };
+        write(asked, &tokenizer, &settings, &how, &mut out)?;
         out.flush()?;
         if interrupt::asked() {
             return Err(Failure::interrupted());
@@ -180,7 +162,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
 
 /// A decoder that measures how long it reads prompts.
 struct Timed<'a> {
-    decoder: &'a dyn CausalModel,
+    decoder: &'a dyn Decoder,
     prefill: Cell<Duration>,
 }
 
@@ -217,20 +199,18 @@ struct Shown<'a> {
 
 /// Goes on from some prompts side by side.
 fn write(
-    model: &dyn CausalModel,
+    mut asked: Asked,
     tokenizer: &Tokenizer,
     settings: &Settings,
-    prompts: &[Prompt],
     shown: &Shown,
     out: &mut Output,
 ) -> Result<(), Failure> {
     let mut written: Vec<Written> =
-        prompts.iter().map(|_| Written::new(tokenizer, shown.stops)).collect();
+        asked.prompts.iter().map(|_| Written::new(tokenizer, shown.stops)).collect();
     let started = Instant::now();
-    let timed = Timed { decoder: model, prefill: Cell::default() };
+    let timed = Timed { decoder: asked.decoder, prefill: Cell::default() };
     let mut broken = None;
-    let mut cache = model.new_cache(prompts.len());
-    let answers = generate(&timed, prompts, &mut cache, settings, &mut |row, id| {
+    let answers = generate(&timed, &asked.prompts, &mut asked.cache, settings, &mut |row, id| {
         let more = written[row].push(id);
         if shown.as_written && broken.is_none() {
             broken = out.written(more).and_then(|()| out.flush()).err();
@@ -244,9 +224,9 @@ fn write(
     if let Some(failure) = broken {
         return Err(failure);
     }
-    let prefill = timed.prefill.get();
-    let decode = started.elapsed().saturating_sub(prefill);
-    for ((written, answer), prompt) in written.iter_mut().zip(&answers).zip(prompts) {
+    let decode = started.elapsed().saturating_sub(timed.prefill.get());
+    let prefill = asked.encoding + timed.prefill.get();
+    for ((written, answer), read) in written.iter_mut().zip(&answers).zip(&asked.read) {
         let rest = written.finish();
         if shown.as_written {
             out.written(rest)?;
@@ -262,8 +242,8 @@ fn write(
             out.json(&Line {
                 text,
                 ids: &answer.ids,
-                prompt_tokens: prompt.ids.len() + prompt.image_tokens,
-                image_tokens: prompt.image_tokens,
+                prompt_tokens: read.tokens,
+                image_tokens: read.image_tokens,
                 generated_tokens: answer.ids.len(),
                 prefill_ms: prefill.as_secs_f64() * 1e3,
                 decode_ms: decode.as_secs_f64() * 1e3,

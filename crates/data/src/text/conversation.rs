@@ -41,7 +41,7 @@ enum Style {
 /// let text = Template::named("llava_hf").expect("it is built in").render(&turns);
 /// assert_eq!(text, "USER: <image>\nWhat is it? ASSISTANT:");
 /// ```
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Template {
     style: Style,
@@ -97,6 +97,12 @@ impl Template {
     /// The names of the built-in templates.
     pub fn names() -> impl Iterator<Item = &'static str> {
         TEMPLATES.keys().map(String::as_str)
+    }
+
+    /// The same with another message of the system.
+    #[must_use]
+    pub fn with_system(&self, text: &str) -> Self {
+        Self { system: text.to_owned(), ..self.clone() }
     }
 
     /// The text of a conversation. If the last turn has no answer, it ends where the answer begins.
@@ -268,6 +274,19 @@ mod tests {
             }
             let got = Template::named(name).unwrap().render(&turns);
             assert_eq!(got, case["prompt"].as_str().unwrap(), "{name}, {conversation}");
+        }
+    }
+
+    #[test]
+    fn another_message_of_the_system_stands_where_the_first_one_stood() {
+        let turns = [Turn { user: "Hi".to_owned(), answer: None }];
+        for (name, wanted) in [
+            ("vicuna_v1", "Be brief. USER: Hi ASSISTANT:"),
+            ("llava_llama_2", "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST]"),
+        ] {
+            let template = Template::named(name).unwrap();
+            assert_eq!(template.with_system("Be brief.").render(&turns), wanted);
+            assert_ne!(template.render(&turns), wanted);
         }
     }
 

@@ -202,11 +202,15 @@ impl Tokenizer {
         }
     }
 
-    /// Pieces of the vocabulary, without tokens that were added to it.
+    /// Pieces of the vocabulary, without tokens that were added to it and without T5's sentinels, which
+    /// only texts that spell them out need.
     pub fn pieces(&self) -> usize {
         match &self.kind {
             Kind::Bert(bert) => bert.vocab_size(),
-            Kind::Pieces(tokenizer) => tokenizer.pieces.texts.len(),
+            Kind::Pieces(tokenizer) => {
+                let texts = tokenizer.pieces.texts.iter().rev();
+                texts.skip_while(|text| text.starts_with("<extra_id_")).count()
+            }
         }
     }
 

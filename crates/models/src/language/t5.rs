@@ -7,8 +7,8 @@
 //! 2020, arXiv:2002.05202) and a head of its own; Flan-T5 (Chung et al. 2022, arXiv:2210.11416) is
 //! the same model trained further. Dropout is left out.
 
-use crate::Result;
-use crate::generate::{BlockCache, Cache, Decoder, Rows};
+use crate::generate::{BlockCache, Cache, Decoder, Prompt, Rows};
+use crate::{Error, Result};
 use ocelli_nn::layers::{Attention, AttentionSizes, GatedMlp, Linear, RmsNorm};
 use ocelli_nn::{Builder, Init, Name, Names, Parameter, copy};
 use ocelli_tensor::{Activation, AttentionMask, Heads, Step, Targets, Tensor};
@@ -413,6 +413,24 @@ impl T5 {
     pub fn loss(&self, memory: &Memory, labels: &[u32]) -> Result<Tensor> {
         let logits = self.label_logits(memory, labels, None)?;
         Ok(logits.cross_entropy(&Targets::Classes(labels.into(), 0.0))?)
+    }
+
+    /// What [`crate::generate::generate`] needs to answer texts of any lengths, the embeddings
+    /// `[tokens, width]` of each.
+    ///
+    /// # Errors
+    /// If a text is empty, or shapes do not fit.
+    pub fn prompts(&self, texts: &[Tensor]) -> Result<(Vec<Prompt>, Cache)> {
+        if let Some(index) = texts.iter().position(|text| text.shape().rows() == 0) {
+            return Err(Error::EmptyPrompt { index });
+        }
+        let rows = Rows::join(texts)?;
+        let tokens = rows.embeddings.shape()[1];
+        let real = |len: &usize| (0..tokens).map(|t| u8::from(t < *len)).collect::<Vec<_>>();
+        let memory =
+            self.encode(&rows.embeddings, Some(rows.lens.iter().flat_map(real).collect()))?;
+        let start = Prompt::text(self, &[self.config.start_id])?;
+        Ok((vec![start; texts.len()], self.new_cache(&memory.tokens, &rows.lens)?))
     }
 
     /// An empty cache of answers to a memory `[batch, tokens, width]` whose rows have `lens` tokens

@@ -253,33 +253,23 @@ impl Blip2 {
     pub fn prompts(&self, shown: &Tensor, texts: &[Vec<u32>]) -> Result<(Vec<Prompt>, Cache)> {
         let (config, Writing { language, .. }) = self.writing()?;
         let image_tokens = self.config().qformer.queries;
+        let splice = |(i, ids): (usize, &Vec<u32>)| {
+            let embeddings = self.splice(&shown.narrow(0, i, 1)?, ids)?;
+            let width = embeddings.shape().last_axis();
+            Ok(embeddings.reshape(&[ids.len(), width])?)
+        };
+        let embeddings = texts.iter().enumerate().map(splice).collect::<Result<Vec<_>>>()?;
         match language.side() {
             Side::Causal(model) => {
-                let prompt = |(i, ids): (usize, &Vec<u32>)| {
-                    let embeddings = self.splice(&shown.narrow(0, i, 1)?, ids)?;
-                    let width = embeddings.shape().last_axis();
-                    let embeddings = embeddings.reshape(&[ids.len(), width])?;
-                    let ids = ids.iter().copied().filter(|id| *id != config.image_id).collect();
-                    Ok(Prompt { embeddings, ids, image_tokens })
+                let said = |ids: &Vec<u32>| {
+                    ids.iter().copied().filter(|id| *id != config.image_id).collect()
                 };
-                let prompts = texts.iter().enumerate().map(prompt).collect::<Result<Vec<_>>>()?;
+                let prompt =
+                    |(embeddings, ids)| Prompt { embeddings, ids: said(ids), image_tokens };
+                let prompts = embeddings.into_iter().zip(texts).map(prompt).collect();
                 Ok((prompts, model.new_cache(texts.len())))
             }
-            Side::T5(model) => {
-                let lens: Vec<usize> = texts.iter().map(Vec::len).collect();
-                let most = lens.iter().copied().max().unwrap_or(0);
-                let (mut ids, mut mask) = (Vec::new(), Vec::new());
-                for text in texts {
-                    let padding = most - text.len();
-                    ids.extend(
-                        text.iter().copied().chain(std::iter::repeat_n(config.pad_id, padding)),
-                    );
-                    mask.extend((0..most).map(|t| u8::from(t < text.len())));
-                }
-                let memory = model.encode(&self.splice(shown, &ids)?, Some(mask.into()))?;
-                let start = Prompt::text(model, &[model.config().start_id])?;
-                Ok((vec![start; texts.len()], model.new_cache(&memory.tokens, &lens)?))
-            }
+            Side::T5(model) => model.prompts(&embeddings),
         }
     }
 }
@@ -321,6 +311,27 @@ impl Blip2 {
         }
         let images = memory.tokens.shape()[0];
         self.qformer().join(memory, &Texts::repeated(&ids, images))
+    }
+}
+
+impl Blip2 {
+    /// What [`crate::generate::generate`] needs to go on behind texts, each about the one picture of
+    /// normalised `pixels` `[1, 3, img_h, img_w]`, which stands in front of it.
+    ///
+    /// # Errors
+    /// If the model has no language model, or a text is longer than the queries can read.
+    pub fn asked(
+        &self,
+        pixels: &Tensor,
+        texts: &[String],
+        tokenizer: &Tokenizer,
+    ) -> Result<(Vec<Prompt>, Cache)> {
+        let memory = self.image_tokens(pixels)?;
+        let shown = |text: &String| self.shown(&self.read(&memory, text)?);
+        let shown = texts.iter().map(shown).collect::<Result<Vec<_>>>()?;
+        let ids = |text: &String| self.with_picture(&tokenizer.encode(text, true));
+        let ids = texts.iter().map(ids).collect::<Result<Vec<_>>>()?;
+        self.prompts(&Tensor::cat(&shown.iter().collect::<Vec<_>>(), 0)?, &ids)
     }
 }
 
