@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use ocelli_data::image::{
-    Filter, Limits, Picture, Processor, Resize, RgbImage, Window, open, resize,
+    Filter, Limits, Picture, Processor, Resize, RgbImage, Window, decode, open, resize,
 };
 use safetensors::SafeTensors;
 
@@ -205,4 +205,40 @@ fn without_resizing_pictures_keep_their_size() {
     assert_eq!(processor.size(), None);
     assert_eq!(processor.size_for(3, 2).unwrap(), (3, 2));
     assert_eq!(processor.pixels(&picture).unwrap().len(), 18);
+}
+
+/// Smooth colours, as `width * height` RGB bytes through a JPEG of quality 95.
+fn smooth_jpeg(width: u32, height: u32) -> Vec<u8> {
+    let wave = |at: u32, of: u32| ((at as f32 / of as f32 * 9.0).sin() * 100.0 + 128.0) as u8;
+    let pixels: Vec<u8> = (0..height)
+        .flat_map(|y| (0..width).map(move |x| (x, y)))
+        .flat_map(|(x, y)| [wave(x, width), wave(y, height), wave(x + y, width + height)])
+        .collect();
+    let mut bytes = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 95)
+        .encode(&pixels, width, height, image::ExtendedColorType::Rgb8)
+        .unwrap();
+    bytes
+}
+
+#[test]
+fn a_part_of_a_jpeg_is_enough() {
+    let bytes = smooth_jpeg(640, 472);
+    let whole = decode(&bytes, &Limits::default()).unwrap();
+    let part_of = |enough| decode(&bytes, &Limits { enough: Some(enough), ..Limits::default() });
+    for (enough, size) in [(59, (80, 59)), (60, (160, 118)), (119, (320, 236)), (237, (640, 472))] {
+        let part = part_of(enough).unwrap();
+        assert_eq!((part.width(), part.height()), size, "{enough}");
+        assert_eq!(part.full_size(), (640, 472));
+    }
+    assert_eq!(part_of(237).unwrap(), whole);
+
+    let processor = Processor::openai(96);
+    let bytes_of = |picture: &Picture| processor.bytes(picture).unwrap();
+    let part = part_of(processor.enough().unwrap()).unwrap();
+    assert_eq!(part.width(), 160);
+    let (part, whole) = (bytes_of(&part), bytes_of(&whole));
+    let difference: u32 = part.iter().zip(&whole).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+    let mean = difference as f32 / whole.len() as f32;
+    assert!(mean < 1.0, "{mean} of 255");
 }

@@ -22,11 +22,15 @@ pub struct Limits {
     pub max_pixels: u64,
     /// Length of the file. Default 256 MiB.
     pub max_bytes: u64,
+    /// Pixels of the shorter side that are enough. A JPEG is then decoded at a half, a quarter or an
+    /// eighth of its size, though not below: quicker, and close to what a filter makes of the whole.
+    /// Default none: all of it.
+    pub enough: Option<usize>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_pixels: 40_000_000, max_bytes: 256 << 20 }
+        Self { max_pixels: 40_000_000, max_bytes: 256 << 20, enough: None }
     }
 }
 

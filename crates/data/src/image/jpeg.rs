@@ -32,6 +32,13 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureEr
         ColorSpace::Luma | ColorSpace::CMYK | ColorSpace::YCCK => input,
         _ => ColorSpace::RGB,
     };
+    if let Some(enough) = limits.enough
+        && [ColorSpace::Luma, ColorSpace::YCbCr].contains(&input)
+        && let Some(part) = decode_part(bytes, (width, height), enough)
+    {
+        let orientation = decoder.exif().and_then(|chunk| Orientation::from_exif_chunk(chunk));
+        return Ok(part.oriented(orientation.unwrap_or(Orientation::NoTransforms)));
+    }
     let options = decoder.options().jpeg_set_out_colorspace(output);
     decoder.set_options(options);
     let mut pixels = decoder.decode().map_err(|e| malformed(&e))?;
@@ -54,6 +61,24 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureEr
     };
     let picture = Picture::new(width, height, pixels)?;
     Ok(picture.oriented(orientation.unwrap_or(Orientation::NoTransforms)))
+}
+
+/// The picture at the least of an eighth, a quarter and a half of its `size` whose shorter side still
+/// has `enough` pixels, by `jpeg-decoder`, which makes fewer pixels of each block; `None` if that is
+/// too few or the file is one that it does not read.
+fn decode_part(bytes: &[u8], size: (usize, usize), enough: usize) -> Option<Picture> {
+    let part = [8, 4, 2].into_iter().find(|part| size.0.min(size.1) / part >= enough.max(1))?;
+    let mut decoder = jpeg_decoder::Decoder::new(bytes);
+    let side = |side: usize| u16::try_from(side.div_ceil(part)).ok();
+    let (width, height) = decoder.scale(side(size.0)?, side(size.1)?).ok()?;
+    let bytes = decoder.decode().ok()?;
+    let pixels = match decoder.info()?.pixel_format {
+        jpeg_decoder::PixelFormat::L8 => Pixels::Gray(bytes),
+        jpeg_decoder::PixelFormat::RGB24 => Pixels::Rgb(bytes),
+        _ => return None,
+    };
+    let picture = Picture::new(width.into(), height.into(), pixels).ok()?;
+    Some(picture.reduced_from(size))
 }
 
 fn malformed(error: &DecodeErrors) -> PictureError {

@@ -104,6 +104,8 @@ pub struct Picture {
     height: usize,
     pixels: Pixels,
     orientation: Orientation,
+    /// Width and height in the file.
+    full_size: (usize, usize),
 }
 
 impl Picture {
@@ -120,7 +122,20 @@ impl Picture {
         if expected != got {
             return Err(PictureError::Length { width, height, expected, got });
         }
-        Ok(Self { width, height, pixels, orientation: Orientation::NoTransforms })
+        let orientation = Orientation::NoTransforms;
+        Ok(Self { width, height, pixels, orientation, full_size: (width, height) })
+    }
+
+    /// Notes what a picture that was decoded at a part of its size measures in the file.
+    pub(super) fn reduced_from(mut self, full_size: (usize, usize)) -> Self {
+        self.full_size = full_size;
+        self
+    }
+
+    /// Width and height in the file, which are more than those of the pixels after a decoding that
+    /// [`Limits::enough`](super::Limits::enough) cut short.
+    pub fn full_size(&self) -> (usize, usize) {
+        self.full_size
     }
 
     /// Notes how the file asks to be turned; the pixels stay as they are.
@@ -185,7 +200,10 @@ impl Picture {
             }
         }
         let pixels = self.pixels.with_bytes(bytes);
-        Self { width: to_width, height: to_height, pixels, orientation: O::NoTransforms }
+        let (full_width, full_height) = self.full_size;
+        let full_size = if swaps { (full_height, full_width) } else { self.full_size };
+        let orientation = O::NoTransforms;
+        Self { width: to_width, height: to_height, pixels, orientation, full_size }
     }
 
     /// The RGB picture Pillow's `convert("RGB")` gives.
@@ -256,6 +274,7 @@ impl From<RgbImage> for Picture {
             height: image.height,
             pixels: Pixels::Rgb(image.bytes),
             orientation: Orientation::NoTransforms,
+            full_size: (image.width, image.height),
         }
     }
 }

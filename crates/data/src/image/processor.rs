@@ -117,6 +117,16 @@ impl Processor {
         }
     }
 
+    /// Pixels of a picture's shorter side that are enough for [`Limits::enough`](super::Limits::enough),
+    /// as no less comes out of resizing; none where pictures stay as large as they are.
+    pub fn enough(&self) -> Option<usize> {
+        match self.resize {
+            Resize::None => None,
+            Resize::Exact(width, height) => Some(width.max(height)),
+            Resize::ShortestEdge(n) | Resize::LongestEdge(n) => Some(n),
+        }
+    }
+
     /// Width and height of the result for a picture of `width` x `height`.
     ///
     /// # Errors

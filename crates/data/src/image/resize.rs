@@ -7,7 +7,10 @@
 //! always began with it; in those tall pictures about a fifth of the bytes then differ by 1.
 //! Only the window that is wanted of the result is computed, so a centre crop costs what it shows.
 
+use std::hint::black_box;
 use std::ops::Range;
+
+use multiversion::multiversion;
 
 use super::picture::{Pixels, scale_255};
 
@@ -263,6 +266,47 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
+/// Bytes of a row that are weighed side by side.
+const LANES: usize = 16;
+
+/// The weights of [`Taps`] for interleaved bytes: runs of [`LANES`], each of as many whole pixels as
+/// fit, a weight once for every channel, and zeros where the filter does not reach.
+struct Runs<const C: usize> {
+    /// The first input position of each output position.
+    starts: Vec<usize>,
+    /// Runs of each output position.
+    each: usize,
+    weights: Vec<[i32; LANES]>,
+}
+
+impl<const C: usize> Runs<C> {
+    /// Pixels of a run.
+    const PIXELS: usize = LANES / C;
+
+    /// `None` if a row of `width` pixels is shorter than the runs. Column `first` of what the
+    /// weights speak of is the first column of the row.
+    fn new(taps: &Taps, first: usize, width: usize) -> Option<Self> {
+        let most = taps.iter().map(|(_, weights)| weights.len()).max()?;
+        let each = most.div_ceil(Self::PIXELS);
+        let last = width.checked_sub(each * Self::PIXELS)?;
+        let mut runs = Self { starts: Vec::new(), each, weights: Vec::new() };
+        for (start, weights) in taps.iter() {
+            let begin = (start - first).min(last);
+            let before = start - first - begin;
+            runs.starts.push(begin);
+            for run in 0..each {
+                runs.weights.push(std::array::from_fn(|lane| {
+                    let pixel = lane / C;
+                    let tap = (run * Self::PIXELS + pixel).checked_sub(before);
+                    let tap = tap.filter(|_| pixel < Self::PIXELS);
+                    tap.and_then(|tap| weights.get(tap)).copied().unwrap_or(0)
+                }));
+            }
+        }
+        Some(runs)
+    }
+}
+
 /// Rows `rows` of the view, whose first column is column `first` of what the weights speak of.
 fn horizontal<const C: usize>(
     view: &View<'_>,
@@ -271,6 +315,11 @@ fn horizontal<const C: usize>(
     first: usize,
 ) -> Vec<u8> {
     let mut out = vec![0; rows.len() * taps.starts.len() * C];
+    if let Some(runs) = Runs::<C>::new(taps, first, view.width) {
+        let bytes = &view.bytes[rows.start * view.width * C..rows.end * view.width * C];
+        weigh_rows::<C>(bytes, view.width, &runs, &mut out);
+        return out;
+    }
     let mut pixels = out.chunks_exact_mut(C);
     for y in rows.clone() {
         let row = view.row(y, C);
@@ -291,6 +340,37 @@ fn horizontal<const C: usize>(
     out
 }
 
+/// Every row of `bytes` to one of `out`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn weigh_rows<const C: usize>(bytes: &[u8], width: usize, runs: &Runs<C>, out: &mut [u8]) {
+    let step = LANES / C * C;
+    let stride = width * C;
+    // The lanes behind the whole pixels of a run may lie behind the row.
+    let last_row = [&bytes[bytes.len().saturating_sub(stride)..], &[0; LANES]].concat();
+    for (y, out) in out.chunks_exact_mut(runs.starts.len() * C).enumerate() {
+        let row = bytes.get(y * stride..(y + 1) * stride + LANES % C).unwrap_or(&last_row);
+        let positions = runs.starts.iter().zip(runs.weights.chunks_exact(runs.each));
+        for ((&start, weights), pixel) in positions.zip(out.chunks_exact_mut(C)) {
+            let mut sums = [0_i32; LANES];
+            for (run, weights) in weights.iter().enumerate() {
+                let values = &row[start * C + run * step..][..LANES];
+                for lane in 0..LANES {
+                    sums[lane] += weights[lane] * i32::from(values[lane]);
+                }
+            }
+            // A lane that nobody read would be left out, and the others would not be one vector.
+            let sums = black_box(sums);
+            for c in 0..C {
+                let mut sum = 1 << (PRECISION - 1);
+                for pixel in 0..LANES / C {
+                    sum += sums[pixel * C + c];
+                }
+                pixel[c] = to_byte(sum);
+            }
+        }
+    }
+}
+
 /// Columns `columns` of the view, whose first row is row `first` of what the weights speak of.
 fn vertical<const C: usize>(
     view: &View<'_>,
@@ -298,19 +378,26 @@ fn vertical<const C: usize>(
     taps: &Taps,
     first: usize,
 ) -> Vec<u8> {
-    let mut out = Vec::with_capacity(taps.starts.len() * columns.len() * C);
+    let mut out = vec![0; taps.starts.len() * columns.len() * C];
     let mut sums = vec![0_i32; columns.len() * C];
-    for (start, weights) in taps.iter() {
+    let rows = out.chunks_exact_mut(sums.len().max(1));
+    for ((start, weights), out) in taps.iter().zip(rows) {
         sums.fill(1 << (PRECISION - 1));
         for (&weight, y) in weights.iter().zip(start - first..) {
-            let row = &view.row(y, C)[columns.start * C..columns.end * C];
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += weight * i32::from(value);
-            }
+            add_weighted(&mut sums, weight, &view.row(y, C)[columns.start * C..columns.end * C]);
         }
-        out.extend(sums.iter().map(|&sum| to_byte(sum)));
+        for (out, &sum) in out.iter_mut().zip(&sums) {
+            *out = to_byte(sum);
+        }
     }
     out
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn add_weighted(sums: &mut [i32], weight: i32, row: &[u8]) {
+    for (sum, &value) in sums.iter_mut().zip(row) {
+        *sum += weight * i32::from(value);
+    }
 }
 
 /// Input positions of the nearest neighbours, accumulated in f64 as Pillow does.
