@@ -5,8 +5,10 @@ use libfuzzer_sys::fuzz_target;
 use ocelli_data::image::{Limits, Processor, decode};
 
 fuzz_target!(|bytes: &[u8]| {
-    let limits = Limits { max_pixels: 1 << 20, max_bytes: 1 << 20 };
-    if let Ok(picture) = decode(bytes, &limits) {
-        let _ = Processor::openai(32).pixels(&picture.upright());
+    for enough in [None, Some(8)] {
+        let limits = Limits { max_pixels: 1 << 20, max_bytes: 1 << 20, enough };
+        if let Ok(picture) = decode(bytes, &limits) {
+            let _ = Processor::openai(32).pixels(&picture.upright());
+        }
     }
 });

@@ -10,7 +10,7 @@ use ocelli_data::image::Processor;
 use ocelli_data::text::{self, Behaviour, BertTokenizer, ClipTokenizer, TextError, Truncate};
 use ocelli_models::language::bert::Texts;
 use ocelli_models::vision::vit::Head;
-use ocelli_models::{Family, Files, HeadCounts, Model, Need, Opened, Work};
+use ocelli_models::{Family, Files, HeadCounts, Model, Need, Opened, Work, WrittenInBytes};
 use ocelli_nn::checkpoint::hub::{self, HubOptions};
 use ocelli_tensor::{BlockKind, Narrow, Tensor};
 use serde::Deserialize;
@@ -145,6 +145,11 @@ impl Source {
     /// Tokens that end what it writes, as its files say.
     pub(crate) fn end_tokens(&self) -> Result<Vec<u32>, Failure> {
         Ok(self.files.end_tokens()?)
+    }
+
+    /// Writes it to a new folder with weights as bytes.
+    pub(crate) fn save_in_bytes(&self, to: &Path) -> Result<WrittenInBytes, Failure> {
+        Ok(self.files.save_in_bytes(to)?)
     }
 
     /// The folder of its files.

@@ -495,3 +495,37 @@ fn checkpoints_of_openai_take_their_heads_from_the_case_of_the_same_weights() {
     scratch.copy(&format!("{CLIP}/config.json"), "hf_vit/config.json");
     assert_eq!(verify().0, 0);
 }
+
+#[test]
+fn a_model_in_bytes_reads_like_the_one_that_it_was_made_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = folder.path().join("small");
+    let to = small.to_str().unwrap();
+    let flower = &format!("{PHOTOS}/flower_96x64.png");
+    for (model, what) in [(CLIP, ["--labels", "cat,flower,car"]), (VIT, ["--top", "2"])] {
+        let quantize = ["model", "quantize", "-m", model, "-o", to, flower];
+        let (code, said, error) = run(&quantize);
+        assert_eq!(code, 0, "{error}");
+        let cosine = said.lines().find_map(|line| line.strip_prefix("cosine")).unwrap();
+        let cosine: f32 = cosine.split_whitespace().next().unwrap().parse().unwrap();
+        assert!((0.995..1.0).contains(&cosine), "{said}");
+        let size = |dir: &Path| fs::metadata(dir.join("model.safetensors")).unwrap().len();
+        assert!(size(&small) < size(&root().join(model)) / 2);
+
+        let label = |model: &str, how: &[&str]| {
+            let call = ["classify", "-m", model, "--jsonl", flower];
+            let (code, said, error) = run(&[&call[..], &what, how].concat());
+            assert_eq!(code, 0, "{error}");
+            said
+        };
+        // The weights are the same bytes as those that are made of f32 on loading.
+        assert_eq!(label(to, &[]), label(model, &["--quant", "int8"]));
+        let (code, _, error) = run(&quantize);
+        assert_eq!(code, 2);
+        assert!(error.contains("exists; name a new folder"), "{error}");
+        fs::remove_dir_all(&small).unwrap();
+    }
+    let (code, _, error) = run(&["model", "quantize", "-m", "testdata/gguf/chat.gguf", "-o", to]);
+    assert_eq!(code, 2);
+    assert!(error.contains("in blocks already"), "{error}");
+}

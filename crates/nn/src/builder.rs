@@ -3,7 +3,7 @@
 use crate::checkpoint::{self, Checkpoint, MappedBytes, MappedF32};
 use crate::names::{Layout, Names, Place, halves_of_pairs, share};
 use crate::{Init, Parameter, Parameters};
-use ocelli_tensor::{BLOCK, BlockKind, Blocks, Mapped, Tensor, quantise};
+use ocelli_tensor::{BLOCK, BlockKind, Blocks, Mapped, Narrow, Tensor, quantise};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt::{Display, Write as _};
@@ -359,9 +359,20 @@ impl Builder {
         let is_linear = matches!(kind, Kind::Weight | Kind::Filters(_));
         let value = value.unwrap_or_else(stand_in);
         let planned = self.planned(&name, shape, kind);
+        let is_in_bytes = is_linear && self.is_in_bytes(&name);
         let parameter = Parameter::new(name, value, is_buffer, is_linear, kernel, planned);
+        if is_in_bytes {
+            parameter.set_narrow(Narrow::Int8);
+        }
         self.shared.made.borrow_mut().push(parameter.clone());
         parameter
+    }
+
+    /// Whether the checkpoint holds the rows of a weight as bytes.
+    fn is_in_bytes(&self, name: &str) -> bool {
+        let Source::Checkpoint(file, names, _) = &self.shared.source else { return false };
+        let stored = Names::stored_rows(names, name);
+        !stored.is_empty() && stored.iter().all(|theirs| file.is_in_bytes(theirs))
     }
 
     /// The blocks that the values will be in once they are read, if they are not read now.

@@ -181,6 +181,13 @@ impl Names {
         place.map_or_else(Vec::new, |p| p.stored().cloned().collect())
     }
 
+    /// The same, if the rows of each are outputs of a linear layer, so that each may have a scale.
+    pub fn stored_rows(names: &[Self], parameter: &str) -> Vec<String> {
+        let place = names.iter().find_map(|n| n.place(parameter));
+        let place = place.filter(|p| matches!(p.layout, Layout::Same | Layout::Pairs(_)));
+        place.map_or_else(Vec::new, |p| p.stored().cloned().collect())
+    }
+
     pub(crate) fn is_ignored(&self, name: &str) -> bool {
         let bare = name.strip_prefix(&self.prefix).unwrap_or(name);
         self.ignored.iter().any(|p| captures(p, bare).is_some() || captures(p, name).is_some())

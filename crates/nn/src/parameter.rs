@@ -145,6 +145,12 @@ impl Parameter {
         *self.0.narrow.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on linear layers multiply it so outside of training.
+    pub(crate) fn set_narrow(&self, kind: Narrow) {
+        *self.0.narrow.write().unwrap_or_else(PoisonError::into_inner) = Some(kind);
+        self.0.version.fetch_add(1, Ordering::Release);
+    }
+
     /// Grows with every change of the values.
     pub fn version(&self) -> u64 {
         self.0.version.load(Ordering::Acquire)
@@ -163,10 +169,7 @@ impl Parameters {
     /// From now on linear layers multiply in bf16 or bytes, except where gradients are taken. Weights
     /// in blocks stay what they are.
     pub fn narrow(&self, kind: Narrow) {
-        for Parameter(inner) in &self.0 {
-            *inner.narrow.write().unwrap_or_else(PoisonError::into_inner) = Some(kind);
-            inner.version.fetch_add(1, Ordering::Release);
-        }
+        self.iter().for_each(|parameter| parameter.set_narrow(kind));
     }
 
     /// Each parameter and buffer.

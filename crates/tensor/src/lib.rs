@@ -23,7 +23,7 @@ mod tensor;
 
 pub use error::{Error, Result};
 pub use ocelli_kernels::activation::Activation;
-pub use ocelli_kernels::narrow::Narrow;
+pub use ocelli_kernels::narrow::{Narrow, to_bytes};
 pub use ocelli_kernels::quant::{BLOCK, BlockKind, Blocks, from_half as half_to_f32, quantise};
 pub use ops::attention::{AttentionMask, Heads};
 pub use ops::batch_norm::{BatchNormOptions, BatchStatistics};

@@ -110,6 +110,12 @@ impl PackedNarrow {
     }
 }
 
+/// The bytes that a weight's row `[k]` is multiplied as, and the scale that they stand times.
+pub fn to_bytes(row: &[f32]) -> (Vec<i8>, f32) {
+    let scale = rows::scale(row);
+    (rows::bytes(row, scale).collect(), scale)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -40,6 +40,12 @@ fn byte(x: f32, inverse: f32) -> i32 {
     (bits - ROUND.to_bits().cast_signed()).clamp(-127, 127)
 }
 
+/// The bytes of a row with this scale.
+pub(super) fn bytes(row: &[f32], scale: f32) -> impl Iterator<Item = i8> {
+    let inverse = inverse(scale);
+    row.iter().map(move |x| byte(*x, inverse) as i8)
+}
+
 fn bf16(x: f32) -> u32 {
     let bits = x.to_bits();
     if x.is_nan() {

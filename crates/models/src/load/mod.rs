@@ -11,6 +11,7 @@ mod compose;
 mod family;
 mod fields;
 mod gguf_config;
+mod in_bytes;
 mod llava_config;
 mod memory;
 mod minigpt4_config;
@@ -26,6 +27,7 @@ mod vit_config;
 
 use self::compose::Layer;
 pub use self::family::Family;
+pub use self::in_bytes::WrittenInBytes;
 pub use self::memory::{Need, Work};
 pub use self::model::Model;
 pub use self::publish::{Published, published};

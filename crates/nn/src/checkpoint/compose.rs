@@ -10,11 +10,13 @@ use std::sync::Arc;
 use super::Checkpoint;
 use super::error::{Error, Result};
 
-/// What is added to a tensor when it is read.
+/// What is done to a tensor when it is read.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     /// A tensor of the same rows, or of the first ones.
     Rows { base: Arc<Checkpoint>, name: String },
+    /// Rows that are multiplied by a number each.
+    Scales(Arc<[f32]>),
     /// `scale` times the product of `b` `[outputs, rank]` and `a` `[rank, inputs]`.
     LowRank { adapter: Arc<Checkpoint>, a: String, b: String, scale: f32, transposed: bool },
 }
@@ -25,6 +27,12 @@ impl Change {
             Self::Rows { base, name } => {
                 for (value, more) in values.iter_mut().zip(base.read_f32(name)?) {
                     *value += more;
+                }
+            }
+            Self::Scales(scales) => {
+                let cols = values.len() / scales.len().max(1);
+                for (row, scale) in values.chunks_exact_mut(cols.max(1)).zip(&scales[..]) {
+                    row.iter_mut().for_each(|value| *value *= scale);
                 }
             }
             Self::LowRank { adapter, a, b, scale, transposed } => {

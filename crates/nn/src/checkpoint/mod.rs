@@ -8,6 +8,7 @@
 //! anything is allocated, and pickles are interpreted, never executed (`pickle.rs` has the rule).
 
 mod archive;
+mod bytes;
 mod compose;
 mod destination;
 mod dtype;
@@ -100,6 +101,7 @@ impl Checkpoint {
             let region = Region::map(&file)?;
             checkpoint.add(file, region)?;
         }
+        checkpoint.take_scales()?;
         for (tensor, file) in located.index {
             let found = checkpoint.entries.get(&tensor).map(|&(_, file)| &checkpoint.files[file].0);
             if found != Some(&file) {
@@ -117,6 +119,7 @@ impl Checkpoint {
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
         let mut checkpoint = Self::empty();
         checkpoint.add("<memory>".into(), Region::Memory(Arc::new(bytes.into())))?;
+        checkpoint.take_scales()?;
         Ok(checkpoint)
     }
 

@@ -2,6 +2,7 @@
 
 mod info;
 mod list;
+mod quantize;
 mod shorten;
 
 use crate::failure::Failure;
@@ -19,11 +20,13 @@ pub(crate) struct Args {
 enum Verb {
     Info(info::Args),
     List(list::Args),
+    Quantize(quantize::Args),
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     match &args.verb {
         Verb::Info(args) => info::run(global, args),
         Verb::List(args) => list::run(args),
+        Verb::Quantize(args) => quantize::run(global, args),
     }
 }
