@@ -62,7 +62,7 @@ fn a_vit_drops_behind_the_embedding_and_every_dense_layer_of_a_branch() {
     let by_hand = || -> Result<Tensor> {
         let linear = |x: &Tensor, name: &str, activation| {
             let bias = get(&format!("{name}.bias"));
-            let options = LinearOptions { bias: Some(&bias), activation, residual: None };
+            let options = LinearOptions { bias: Some(&bias), activation, ..Default::default() };
             x.linear_with(&get(&format!("{name}.weight")), options)
         };
         let norm = |x: &Tensor, name: &str| {

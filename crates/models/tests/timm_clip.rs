@@ -169,8 +169,11 @@ fn a_tower_of_timm_is_read_and_means_what_open_clip_says() {
         };
         let want = if projection == TimmProjection::Mlp {
             let bias = get("vision.projection.up.bias");
-            let options =
-                LinearOptions { bias: Some(&bias), activation: Activation::Gelu, residual: None };
+            let options = LinearOptions {
+                bias: Some(&bias),
+                activation: Activation::Gelu,
+                ..Default::default()
+            };
             let hidden = pooled.linear_with(&get("vision.projection.up.weight"), options).unwrap();
             hidden.linear(&get("vision.projection.down.weight"), None).unwrap()
         } else {

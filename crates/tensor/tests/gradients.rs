@@ -60,7 +60,8 @@ fn linear() {
         let inputs =
             [values(&[2, 3, 5], 1), values(&[4, 5], 2), values(&[4], 3), values(&[2, 3, 4], 4)];
         check("linear", &inputs, |x| {
-            let o = LinearOptions { bias: Some(&x[2]), activation, residual: Some(&x[3]) };
+            let (bias, residual) = (Some(&x[2]), Some(&x[3]));
+            let o = LinearOptions { bias, activation, residual, in_bf16: false };
             x[0].linear_with(&x[1], o)
         });
         check("activate", &[values(&[9], 1)], |x| x[0].activate(activation));
@@ -197,4 +198,38 @@ fn wrong_shapes_are_errors_that_name_them() {
     assert!(x.add(&values(&[3, 2], 2)).is_err());
     assert!(x.embedding(&[2].into(), &[1]).is_err());
     assert!(x.permute(&[0, 0]).is_err());
+}
+
+/// With operands that bf16 holds exactly, rounding changes nothing, forward or backward.
+#[test]
+fn a_layer_in_bf16_is_that_of_rounded_operands() {
+    let (m, n, k) = (37, 70, 51);
+    let exact = |shape: &[usize], seed| {
+        let values = values(shape, seed);
+        let upper = |v: &f32| f32::from_bits(v.to_bits() & 0xffff_0000);
+        Tensor::from_slice(&values.values().iter().map(upper).collect::<Vec<_>>(), shape).unwrap()
+    };
+    let (x, w, c) = (exact(&[m, k], 1), exact(&[n, k], 2), exact(&[m, n], 3));
+    let run = |x: &Tensor, w: &Tensor, in_bf16: bool| {
+        let (x, w) = (x.leaf(), w.leaf());
+        let y = x.linear_with(&w, LinearOptions { in_bf16, ..LinearOptions::default() }).unwrap();
+        let grads = y.backward_from(&c).unwrap();
+        [y.detach(), grads.get(&x).unwrap().detach(), grads.get(&w).unwrap().detach()]
+    };
+    let close = |a: &[Tensor; 3], b: &[Tensor; 3]| {
+        a.iter().zip(b).all(|(a, b)| {
+            a.values().iter().zip(b.values()).all(|(a, b)| (a - b).abs() < 1e-5 * (1.0 + b.abs()))
+        })
+    };
+    assert!(close(&run(&x, &w, true), &run(&x, &w, false)));
+    // Others are rounded: the same, once they are, and not before.
+    let third = x.scale(1.0 / 3.0).unwrap();
+    let bits = |v: &f32| {
+        let bits = v.to_bits();
+        f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+    };
+    let near: Vec<f32> = third.values().iter().map(bits).collect();
+    let near = Tensor::from_slice(&near, &[m, k]).unwrap();
+    assert!(close(&run(&third, &w, true), &run(&near, &w, false)));
+    assert!(!close(&run(&third, &w, true), &run(&third, &w, false)));
 }

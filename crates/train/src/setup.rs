@@ -1,6 +1,6 @@
 //! What a run needs before its first step: data, model, vocabulary.
 
-use crate::config::{Family, Stage, TrainConfig};
+use crate::config::{Family, Precision, Stage, TrainConfig};
 use crate::learner::Learner;
 use crate::optimiser::Rule;
 use crate::parts::rules;
@@ -11,7 +11,7 @@ use crate::{Error, Result};
 use ocelli_data::dataset::{Dataset, Loader, LoaderConfig, Sampler, Targets, View};
 use ocelli_models::Model;
 use ocelli_nn::Builder;
-use ocelli_tensor::Tensor;
+use ocelli_tensor::{Narrow, Tensor};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -73,6 +73,9 @@ impl Setup {
         }
         let learner =
             Learner::new(&config.model, class_count, vocab, &Builder::random(config.train.seed))?;
+        if config.train.precision == Precision::Bf16 {
+            learner.parameters.narrow(Narrow::Bf16);
+        }
         let texts = match (&learner.model, tokenizer) {
             (Model::Clip(clip), Some(tokenizer)) => {
                 let sizes = clip.text().config();

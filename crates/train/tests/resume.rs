@@ -327,6 +327,21 @@ fn local_and_axial_attention_go_on_where_they_stopped() {
 }
 
 #[test]
+fn bf16_goes_on_where_it_stopped_and_learns_like_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    check(&CLASSIFIER.replace("mixup", "precision = \"bf16\"\nmixup"), folder.path());
+    let in_f32 = folder.path().join("f32");
+    go(CLASSIFIER, &in_f32, false);
+    let [in_f32, in_bf16] = [in_f32, folder.path().join("straight")]
+        .map(|run| records(&run).iter().filter_map(|r| r["loss"].as_f64()).collect::<Vec<_>>());
+    assert_eq!(in_f32.len(), 11);
+    assert_ne!(in_f32, in_bf16);
+    for (a, b) in in_f32.iter().zip(&in_bf16) {
+        assert!((a - b).abs() < 0.02 * a, "{in_f32:?} {in_bf16:?}");
+    }
+}
+
+#[test]
 fn blocks_computed_twice_give_the_same_weights() {
     let folder = tempfile::tempdir().unwrap();
     make_data(folder.path());

@@ -11,7 +11,7 @@ mod rows;
 pub(crate) use product::matmul;
 
 use crate::buffer::Buffer;
-use crate::gemm::panel_width;
+use crate::gemm::{self, Epilogue, Lhs, Rhs, panel_width};
 use crate::pool::{Shared, parallel_for};
 use crate::simd::Isa;
 use rows::Form;
@@ -94,6 +94,34 @@ impl PackedNarrow {
         Self { words, scales, shifts, kind, form: product::form(isa, kind), k, n, isa }
     }
 
+    /// Packs values `[k, n]`, `stride` apart, as bf16, on all threads.
+    fn of_columns(isa: Isa, (k, n): (usize, usize), values: &[f32], stride: usize) -> Self {
+        let kind = Narrow::Bf16;
+        let (width, depth) = (panel_width(isa), k.div_ceil(2));
+        let panels = n.div_ceil(width);
+        let mut words = Buffer::<i32>::uninit(panels * depth * width);
+        let mut scales = Buffer::uninit(panels * width);
+        scales.fill(1.0);
+        let shifts = Buffer::zeroed(panels * width);
+        let out = Shared::new(&mut words);
+        // Some rows of words of one panel are a task.
+        const ROWS: usize = 64;
+        let parts = depth.div_ceil(ROWS);
+        parallel_for(panels * parts, |task| {
+            let (p, part) = (task / parts, task % parts);
+            let (from, cols) = (part * ROWS, width.min(n - p * width));
+            let count = ROWS.min(depth - from);
+            // SAFETY: each task writes its own rows of its own panel.
+            let to = unsafe { out.slice((p * depth + from) * width, count * width) };
+            for (j, to) in to.chunks_exact_mut(width).enumerate() {
+                let row = |i: usize| &values[i * stride + p * width..][..cols];
+                let first = 2 * (from + j);
+                rows::pairs(row(first), (first + 1 < k).then(|| row(first + 1)), to);
+            }
+        });
+        Self { words, scales, shifts, kind, form: product::form(isa, kind), k, n, isa }
+    }
+
     /// Inner dimension.
     pub fn k(&self) -> usize {
         self.k
@@ -108,6 +136,31 @@ impl PackedNarrow {
     pub fn bytes(&self) -> usize {
         4 * (self.words.len() + 2 * self.scales.len())
     }
+}
+
+/// [`gemm::matmul`] of operands that are rounded to bf16, with sums of f32: what a layer multiplies
+/// while it learns. `rhs` is not packed.
+///
+/// # Panics
+/// As for [`gemm::matmul`], or if `rhs` is packed.
+pub fn matmul_bf16(
+    (m, n, k): (usize, usize, usize),
+    lhs: Lhs,
+    rhs: Rhs,
+    out: &mut [f32],
+    out_stride: usize,
+    epilogue: Epilogue,
+) {
+    let isa = product::usable(Isa::best());
+    let packed = match rhs {
+        Rhs::RowMajor(values, stride) => PackedNarrow::of_columns(isa, (k, n), values, stride),
+        Rhs::Transposed(values, stride) => {
+            assert_eq!(stride, k, "rows that touch");
+            PackedNarrow::for_isa(isa, Narrow::Bf16, (n, k), values)
+        }
+        _ => panic!("a right operand that is not packed"),
+    };
+    gemm::matmul((m, n, k), lhs, Rhs::Narrow(&packed), out, out_stride, epilogue);
 }
 
 /// The bytes that a weight's row `[k]` is multiplied as, and the scale that they stand times.

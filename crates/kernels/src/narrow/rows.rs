@@ -54,6 +54,23 @@ fn bf16(x: f32) -> u32 {
     (bits + 0x7fff + (bits >> 16 & 1)) >> 16
 }
 
+/// Words of bf16 from two rows of values, the second one zeros if `None`; what `to` has more is zeros.
+pub(super) fn pairs(first: &[f32], second: Option<&[f32]>, to: &mut [i32]) {
+    to[first.len()..].fill(0);
+    match second {
+        Some(second) => {
+            for ((to, a), b) in to.iter_mut().zip(first).zip(second) {
+                *to = (bf16(*a) | bf16(*b) << 16).cast_signed();
+            }
+        }
+        None => {
+            for (to, a) in to.iter_mut().zip(first) {
+                *to = bf16(*a).cast_signed();
+            }
+        }
+    }
+}
+
 /// The word of up to [`Narrow::per_word`] values of a weight, and the sum of its bytes.
 pub(super) fn word(kind: Narrow, values: &[f32], scale: f32) -> (i32, i32) {
     match kind {
@@ -115,15 +132,16 @@ impl Rows {
         let mut scales = Buffer::<f32>::uninit(m);
         let out = (Shared::new(&mut words), Shared::new(&mut scales));
         parallel_rows(m, k, 1 << 13, |first, count| {
-            let mut line = Vec::new();
+            let mut lines = Vec::new();
             for row in first..first + count {
-                let from = row * lhs.row_stride;
                 let values = if lhs.k_stride == 1 {
-                    &lhs.data[from..][..k]
+                    &lhs.data[row * lhs.row_stride..][..k]
                 } else {
-                    line.clear();
-                    line.extend(lhs.data[from..].iter().step_by(lhs.k_stride).take(k));
-                    &line[..]
+                    let line = (row - first) % LINES;
+                    if line == 0 {
+                        gather(&lhs, row, LINES.min(first + count - row), k, &mut lines);
+                    }
+                    &lines[line * k..][..k]
                 };
                 // SAFETY: each task writes its own rows; the instruction set is there.
                 unsafe {
@@ -134,6 +152,23 @@ impl Rows {
             }
         });
         Self { words, stride, scales }
+    }
+}
+
+/// Rows of a transposed operand that are gathered at once: as many as lie side by side in a line of
+/// the cache.
+const LINES: usize = 16;
+
+/// `count` rows of `k` values from row `first` on, one behind the other.
+fn gather(lhs: &Lhs, first: usize, count: usize, k: usize, to: &mut Vec<f32>) {
+    to.clear();
+    to.resize(count * k, 0.0);
+    for i in 0..k {
+        let from = first * lhs.row_stride + i * lhs.k_stride;
+        let side_by_side = lhs.data[from..].iter().step_by(lhs.row_stride);
+        for (to, value) in to[i..].iter_mut().step_by(k).zip(side_by_side.take(count)) {
+            *to = *value;
+        }
     }
 }
 

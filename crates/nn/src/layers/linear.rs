@@ -2,7 +2,7 @@
 
 use crate::layers::Dropout;
 use crate::{Builder, Init, Parameter};
-use ocelli_tensor::{Activation, LinearOptions, PackedWeight, Result, Tensor};
+use ocelli_tensor::{Activation, LinearOptions, Narrow, PackedWeight, Result, Tensor};
 use std::sync::Mutex;
 
 /// `y = x Wᵀ + b`. Outside of training the weight is packed once for the kernels.
@@ -108,9 +108,11 @@ impl Linear {
     ) -> Result<Tensor> {
         let weight = self.weight.tensor();
         let bias = self.bias.as_ref().map(Parameter::tensor);
-        let options = LinearOptions { bias: bias.as_ref(), activation, residual };
+        let mut options =
+            LinearOptions { bias: bias.as_ref(), activation, residual, in_bf16: false };
         let tracked = |t: Option<&Tensor>| t.is_some_and(Tensor::is_tracked);
         if x.is_tracked() || weight.is_tracked() || tracked(bias.as_ref()) || tracked(residual) {
+            options.in_bf16 = self.weight.narrow() == Some(Narrow::Bf16);
             return x.linear_with(&weight, options);
         }
         x.linear_packed(&self.packed(&weight)?, options)

@@ -3,7 +3,7 @@
 use crate::{Error, Result, Shape, Tensor};
 use ocelli_kernels::activation::{self, Activation};
 use ocelli_kernels::gemm::{Epilogue, Lhs, PackedRhs, Rhs, matmul};
-use ocelli_kernels::narrow::{Narrow, PackedNarrow};
+use ocelli_kernels::narrow::{Narrow, PackedNarrow, matmul_bf16};
 use ocelli_kernels::quant::PackedBlocks;
 use ocelli_kernels::{Buffer, elementwise};
 use std::sync::Arc;
@@ -76,6 +76,9 @@ pub struct LinearOptions<'a> {
     pub activation: Activation,
     /// Added after the activation; shape of the output.
     pub residual: Option<&'a Tensor>,
+    /// Whether the operands of [`Tensor::linear_with`] and of its gradients are rounded to bf16
+    /// (Kalamkar et al. 2019, arXiv:1905.12322); all else, and all that is kept, is f32.
+    pub in_bf16: bool,
 }
 
 impl Tensor {
@@ -108,6 +111,7 @@ impl Tensor {
         // The input is kept for the gradient of the weight, the weight for that of the input.
         let kept_x = w_edge.is_tracked().then(|| self.detach());
         let kept_w = x_edge.is_tracked().then(|| weight.detach());
+        let product = if options.in_bf16 { matmul_bf16 } else { matmul };
         let x_shape = self.shape().clone();
         let activation = options.activation;
         let all: Vec<_> = parents.into_iter().cloned().collect();
@@ -135,7 +139,7 @@ impl Tensor {
                 tape.add(&w_edge, || {
                     // [outputs, rows] [rows, inputs]
                     let mut dw = Buffer::uninit(outputs * inputs);
-                    matmul(
+                    product(
                         (outputs, inputs, rows),
                         Lhs::transposed(dz.values(), outputs),
                         Rhs::RowMajor(x.values(), inputs),
@@ -150,7 +154,7 @@ impl Tensor {
                 tape.add(&x_edge, || {
                     // [rows, outputs] [outputs, inputs]
                     let mut dx = Buffer::uninit(rows * inputs);
-                    matmul(
+                    product(
                         (rows, inputs, outputs),
                         Lhs::rows(dz.values(), outputs),
                         Rhs::RowMajor(w.values(), inputs),
@@ -198,7 +202,9 @@ impl Tensor {
         let mut pre =
             (tracked && options.activation != Activation::None).then(|| Buffer::uninit(n));
         let mut out = Buffer::uninit(n);
-        matmul(
+        let is_packed = !matches!(rhs, Rhs::Transposed(..));
+        let product = if options.in_bf16 && !is_packed { matmul_bf16 } else { matmul };
+        product(
             (self.shape().rows(), outputs, inputs),
             Lhs::rows(self.values(), inputs),
             rhs,

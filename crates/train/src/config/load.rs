@@ -377,7 +377,7 @@ mod tests {
             ("optim.lr=0", "optim.lr is 0"),
             ("train.steps=5", "one of epochs and steps"),
             ("train.micro_batch_size=64", "micro_batch_size is 64"),
-            ("train.precision=bf16", "unknown variant `bf16`"),
+            ("train.precision=f16", "unknown variant `f16`"),
             ("freeze.text=none", "no text tower"),
             ("train.stage=contrastive", "clip with contrastive"),
             ("checkpoint.keep_best=top1", "val_top1:max"),

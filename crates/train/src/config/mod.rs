@@ -236,7 +236,7 @@ pub struct StageConfig {
     /// Of new parameters, the order of samples and all random changes.
     #[serde(default = "seed")]
     pub seed: u64,
-    /// The type of number of weights and activations.
+    /// What linear layers multiply in.
     #[serde(default)]
     pub precision: Precision,
     /// Weight that is spread over all classes, in [0, 1).
@@ -286,6 +286,9 @@ pub enum Precision {
     /// 32-bit floating point.
     #[default]
     F32,
+    /// The upper half of an f32 for both operands, forward and backward; sums, weights, what is kept
+    /// for gradients and the optimiser stay f32.
+    Bf16,
 }
 
 /// How parameters change.
