@@ -1,4 +1,5 @@
-//! Any bytes as a safetensors file: what opens must read.
+//! Any bytes as a safetensors file: what opens must read, but for the archives that bytes may turn into,
+//! whose members are unpacked when they are read.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,7 +9,10 @@ fuzz_target!(|data: &[u8]| {
     let Ok(checkpoint) = Checkpoint::from_bytes(data.to_vec()) else { return };
     for name in checkpoint.names() {
         let (dtype, shape) = checkpoint.info(name).expect("a listed tensor has a description");
-        let values = checkpoint.read_f32(name).expect("a checked place reads");
+        let Ok(values) = checkpoint.read_f32(name) else {
+            assert!(data.starts_with(b"PK"), "a checked place reads");
+            continue;
+        };
         assert_eq!(values.len(), shape.iter().product::<usize>(), "{name} {dtype}");
     }
 });

@@ -51,7 +51,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 fn parts(need: &Need) -> String {
     let parts = [
         (need.weights, "weights"),
-        (need.packed, "copies of them in the order of the kernels"),
+        (need.packed, "linear layers in the order of the kernels"),
         (need.cache, "keys and values of the tokens"),
         (need.passing, "values between the layers"),
     ];

@@ -54,7 +54,7 @@ fn what_would_fit_is_said() {
     // What is said to fit fits, and one more does not.
     assert_eq!(ask(&fewer.to_string(), "4MiB").0, Some(0));
     assert_eq!(ask(&(fewer + 1).to_string(), "4MiB").0, Some(5));
-    let (_, said) = ask("1", "1250KiB");
+    let (_, said) = ask("1", "715KiB");
     assert!(said.contains("with --quant q8_0 it needs"), "{said}");
     let (code, said) = ocelli(&["doctor"], Some("lots"));
     assert_eq!(code, Some(2));

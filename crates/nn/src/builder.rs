@@ -182,6 +182,11 @@ impl Mapped for InMap {
     fn values(&self) -> &[f32] {
         &self.0
     }
+
+    fn rested(&self) -> Option<Arc<dyn Mapped>> {
+        self.0.release();
+        Some(Arc::new(Self(self.0.clone())))
+    }
 }
 
 /// Values in blocks, unpacked only if somebody asks for them.
@@ -194,7 +199,16 @@ struct InBlocks {
 
 enum Bytes {
     Mapped(MappedBytes),
+    /// Made when somebody asks for them.
+    Made(OnceLock<Vec<u8>>, Arc<dyn Fn() -> Vec<u8> + Send + Sync>),
     Own(Vec<u8>),
+}
+
+impl Bytes {
+    /// Bytes that can be made again.
+    fn made(bytes: Vec<u8>, again: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::Made(OnceLock::from(bytes), Arc::new(again))
+    }
 }
 
 impl InBlocks {
@@ -219,35 +233,69 @@ impl Mapped for InBlocks {
 
     fn blocks(&self) -> Option<Blocks<'_>> {
         let bytes = match &self.bytes {
-            Bytes::Mapped(bytes) => bytes,
+            Bytes::Mapped(bytes) => &bytes[..],
+            Bytes::Made(bytes, make) => bytes.get_or_init(&**make),
             Bytes::Own(bytes) => &bytes[..],
         };
         Blocks::new(self.kind, self.shape[0], self.shape[1], bytes)
     }
-}
 
-/// Zeros that take memory only if somebody asks for them.
-struct Zeros {
-    len: usize,
-    values: OnceLock<Vec<f32>>,
-}
+    fn block_kind(&self) -> Option<BlockKind> {
+        Some(self.kind)
+    }
 
-impl Zeros {
-    /// A tensor of this shape, unless it is too large.
-    fn tensor(shape: &[usize]) -> Option<Tensor> {
-        let len = shape.iter().try_fold(1_usize, |n, axis| n.checked_mul(*axis));
-        let len = len.filter(|n| *n <= MOST_ELEMENTS)?;
-        Tensor::from_mapped(Arc::new(Self { len, values: OnceLock::new() }), shape).ok()
+    fn rested(&self) -> Option<Arc<dyn Mapped>> {
+        let bytes = match &self.bytes {
+            Bytes::Mapped(bytes) => {
+                bytes.release();
+                Bytes::Mapped(bytes.clone())
+            }
+            Bytes::Made(_, make) => Bytes::Made(OnceLock::new(), Arc::clone(make)),
+            Bytes::Own(_) => return None,
+        };
+        Some(Arc::new(Self { kind: self.kind, shape: self.shape, bytes, values: OnceLock::new() }))
     }
 }
 
-impl Mapped for Zeros {
+/// Values that are made when somebody asks for them.
+struct Made {
+    len: usize,
+    make: Arc<dyn Fn() -> Vec<f32> + Send + Sync>,
+    values: OnceLock<Vec<f32>>,
+}
+
+impl Made {
+    /// A tensor of this shape, unless it is too large; `values` are there already, if any are given.
+    fn tensor(
+        shape: &[usize],
+        make: impl Fn() -> Vec<f32> + Send + Sync + 'static,
+        values: Option<Vec<f32>>,
+    ) -> Option<Tensor> {
+        let len = shape.iter().try_fold(1_usize, |n, axis| n.checked_mul(*axis));
+        let len = len.filter(|n| *n <= MOST_ELEMENTS)?;
+        let values = values.map(OnceLock::from).unwrap_or_default();
+        Tensor::from_mapped(Arc::new(Self { len, make: Arc::new(make), values }), shape).ok()
+    }
+
+    /// Zeros.
+    fn zeros(shape: &[usize]) -> Option<Tensor> {
+        let len = shape.iter().fold(1_usize, |n, axis| n.saturating_mul(*axis));
+        Self::tensor(shape, move || vec![0.0; len], None)
+    }
+}
+
+impl Mapped for Made {
     fn values(&self) -> &[f32] {
-        self.values.get_or_init(|| vec![0.0; self.len])
+        self.values.get_or_init(&*self.make)
     }
 
     fn len(&self) -> usize {
         self.len
+    }
+
+    fn rested(&self) -> Option<Arc<dyn Mapped>> {
+        let make = Arc::clone(&self.make);
+        Some(Arc::new(Self { len: self.len, make, values: OnceLock::new() }))
     }
 }
 
@@ -325,7 +373,7 @@ impl Builder {
             && shape.last().is_some_and(|cols| cols.is_multiple_of(BLOCK))
         {
             let value = parameter.tensor();
-            if value.shape()[..] == *shape && value.blocks().is_none_or(|b| b.kind() != kind) {
+            if value.shape()[..] == *shape && value.block_kind() != Some(kind) {
                 let bytes = Bytes::Own(quantise(kind, value.values()));
                 if let Some(blocks) = InBlocks::tensor(kind, bytes, shape) {
                     parameter.replace(&blocks);
@@ -343,9 +391,10 @@ impl Builder {
     fn make(&self, name: &str, shape: &[usize], init: Init, kind: Kind) -> Parameter {
         let name = format!("{}{name}", self.path);
         let value = match &self.shared.source {
-            Source::Zeros => Zeros::tensor(shape),
+            Source::Zeros => Made::zeros(shape),
             Source::Random(seed, _) => {
-                Tensor::from_slice(&init.draw(*seed, &name, shape), shape).ok()
+                let (seed, own_name, of) = (*seed, name.clone(), shape.to_vec());
+                Made::tensor(shape, move || init.draw(seed, &own_name, &of), None)
             }
             Source::Checkpoint(checkpoint, names, axes) => {
                 self.find(checkpoint, names, axes, &name, shape, kind)
@@ -391,7 +440,7 @@ impl Builder {
 
     fn find(
         &self,
-        file: &Checkpoint,
+        file: &Arc<Checkpoint>,
         names: &[Names],
         axes: &[Axis],
         name: &str,
@@ -422,7 +471,7 @@ impl Builder {
             return None;
         }
         if !file.is_read() {
-            return Zeros::tensor(shape);
+            return Made::zeros(shape);
         }
         let blocks = file.quantised_to().filter(|_| kind == Kind::Weight);
         if let Some(Ok(Some((tensor, is_finite)))) =
@@ -434,7 +483,7 @@ impl Builder {
             return Some(tensor);
         }
         match Self::read(file, &place, shape) {
-            Ok(Some(tensor)) => {
+            Ok(Some(mut tensor)) => {
                 let is_finite = match tensor.blocks() {
                     Some(blocks) => blocks.is_finite(),
                     None => tensor.values().iter().all(|v| v.is_finite()),
@@ -442,6 +491,8 @@ impl Builder {
                 if !is_finite {
                     problems.not_finite.push(place.theirs.join(" + "));
                 }
+                // All of it was looked at; what comes from the map comes again when it is needed.
+                tensor.rest();
                 Some(tensor)
             }
             Ok(None) => None,
@@ -455,7 +506,7 @@ impl Builder {
     /// The tensor in blocks, and whether all of its values are finite, if the file holds its rows as
     /// they are.
     fn read_blocks(
-        file: &Checkpoint,
+        file: &Arc<Checkpoint>,
         place: &Place,
         shape: &[usize],
         kind: BlockKind,
@@ -463,19 +514,38 @@ impl Builder {
         if place.layout != Layout::Same || place.stored().count() < place.theirs.len() {
             return Ok(None);
         }
+        let Some((bytes, is_finite)) = Self::gather_blocks(file, &place.theirs, kind)? else {
+            return Ok(None);
+        };
+        let (file, theirs) = (Arc::clone(file), place.theirs.clone());
+        // A map that was read once reads again.
+        let again = move || {
+            let found = Self::gather_blocks(&file, &theirs, kind).ok().flatten();
+            found.map(|(bytes, _)| bytes).unwrap_or_default()
+        };
+        let tensor = InBlocks::tensor(kind, Bytes::made(bytes, again), shape);
+        Ok(tensor.map(|tensor| (tensor, is_finite)))
+    }
+
+    /// The blocks of tensors one behind the other.
+    fn gather_blocks(
+        file: &Checkpoint,
+        theirs: &[String],
+        kind: BlockKind,
+    ) -> checkpoint::Result<Option<(Vec<u8>, bool)>> {
         let (mut bytes, mut is_finite) = (Vec::new(), true);
-        for theirs in &place.theirs {
+        for theirs in theirs {
             let Some((part, finite)) = file.read_quantised(theirs, kind)? else {
                 return Ok(None);
             };
             is_finite &= finite;
             if bytes.is_empty() { bytes = part } else { bytes.extend(part) }
         }
-        Ok(InBlocks::tensor(kind, Bytes::Own(bytes), shape).map(|tensor| (tensor, is_finite)))
+        Ok(Some((bytes, is_finite)))
     }
 
     fn read(
-        file: &Checkpoint,
+        file: &Arc<Checkpoint>,
         place: &Place,
         shape: &[usize],
     ) -> checkpoint::Result<Option<Tensor>> {
@@ -497,6 +567,25 @@ impl Builder {
                 return Ok(Some(tensor));
             }
         }
+        let Some(values) = Self::gather(file, place, shape)? else { return Ok(None) };
+        if !place.stored().all(|theirs| file.is_mapped(theirs)) {
+            return Ok(Tensor::from_slice(&values, shape).ok());
+        }
+        let (file, place, of) = (Arc::clone(file), place.clone(), shape.to_vec());
+        let again = move || {
+            // A map that was read once reads again.
+            let values = Self::gather(&file, &place, &of).ok().flatten();
+            values.unwrap_or_else(|| vec![f32::NAN; of.iter().product()])
+        };
+        Ok(Made::tensor(shape, again, Some(values)))
+    }
+
+    /// The values of a parameter, put together from the tensors of a family.
+    fn gather(
+        file: &Checkpoint,
+        place: &Place,
+        shape: &[usize],
+    ) -> checkpoint::Result<Option<Vec<f32>>> {
         let mut parts = Vec::with_capacity(place.theirs.len());
         for theirs in &place.theirs {
             if theirs.is_empty() {
@@ -508,7 +597,7 @@ impl Builder {
             let found = file.info(theirs).map(|(_, shape)| shape.to_vec()).unwrap_or_default();
             parts.push((found, file.read_f32(theirs)?));
         }
-        Ok(place.to_ours(parts, shape).and_then(|v| Tensor::from_slice(&v, shape).ok()))
+        Ok(place.to_ours(parts, shape))
     }
 
     /// Whether the checkpoint holds the parameter `name` of this part; true for new models.

@@ -91,7 +91,7 @@ impl Parameter {
 
     /// The blocks that the values are in, or will be once they are read.
     fn blocks(&self) -> Option<BlockKind> {
-        self.0.planned.or_else(|| self.tensor().blocks().map(|blocks| blocks.kind()))
+        self.0.planned.or_else(|| self.tensor().block_kind())
     }
 
     /// Memory that the values take once they are read, in bytes.
@@ -138,6 +138,12 @@ impl Parameter {
         let mut value = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
         *value = if value.is_tracked() { tensor.leaf() } else { tensor.detach() };
         self.0.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Gives back the memory of the values until they are asked for again, where that is possible: a
+    /// layer has packed them.
+    pub(crate) fn rest(&self) {
+        self.0.value.write().unwrap_or_else(PoisonError::into_inner).rest();
     }
 
     /// What linear layers multiply it in outside of training, if not in f32.

@@ -1,7 +1,7 @@
 //! Where the numbers lie.
 
 use ocelli_kernels::Buffer;
-use ocelli_kernels::quant::Blocks;
+use ocelli_kernels::quant::{BlockKind, Blocks};
 use std::sync::Arc;
 
 /// A type of number.
@@ -28,10 +28,21 @@ pub trait Mapped: Send + Sync {
         self.len() == 0
     }
 
+    /// The same values again, taking no memory until somebody asks for them; `None` if there is no
+    /// other place to have them from.
+    fn rested(&self) -> Option<Arc<dyn Mapped>> {
+        None
+    }
+
     /// The same values in blocks of few bits, if they are held so; then [`Mapped::values`] may take
     /// the time and the memory to unpack them.
     fn blocks(&self) -> Option<Blocks<'_>> {
         None
+    }
+
+    /// The kind of those blocks.
+    fn block_kind(&self) -> Option<BlockKind> {
+        self.blocks().map(|blocks| blocks.kind())
     }
 }
 

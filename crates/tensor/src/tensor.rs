@@ -2,7 +2,7 @@
 
 use crate::storage::{from_bf16, to_bf16};
 use crate::tape::{Edge, Node, Tape, tracking};
-use crate::{DType, Error, Mapped, Result, Shape, Storage};
+use crate::{BlockKind, DType, Error, Mapped, Result, Shape, Storage};
 use ocelli_kernels::quant::Blocks;
 use ocelli_kernels::{Buffer, elementwise};
 use std::sync::Arc;
@@ -100,6 +100,23 @@ impl Tensor {
     pub fn blocks(&self) -> Option<Blocks<'_>> {
         match &self.storage {
             Storage::Mapped(m) => m.blocks(),
+            _ => None,
+        }
+    }
+
+    /// Gives back the memory of values that can be had again, as those of a file can.
+    pub fn rest(&mut self) {
+        if let Storage::Mapped(values) = &self.storage
+            && let Some(rested) = values.rested()
+        {
+            self.storage = Storage::Mapped(rested);
+        }
+    }
+
+    /// The kind of blocks that the values are held in, if they are.
+    pub fn block_kind(&self) -> Option<BlockKind> {
+        match &self.storage {
+            Storage::Mapped(m) => m.block_kind(),
             _ => None,
         }
     }

@@ -25,9 +25,9 @@ pub struct Work {
 /// Bytes of memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Need {
-    /// Of the weights as they are held, in f32 or in blocks.
+    /// Of the weights that stay as they are, such as tables and norms.
     pub weights: u64,
-    /// Of the copies of linear layers' weights in the order of the kernels.
+    /// Of linear layers' weights in the order of the kernels, which is all that stays of them.
     pub packed: u64,
     /// Of the keys and values of all tokens.
     pub cache: u64,
@@ -55,7 +55,7 @@ impl Need {
         let at_once = (work.texts * work.read + shown) as u64;
         let tokens = at_once + (work.texts * work.written) as u64;
         Self {
-            weights: parameters.iter().map(bytes).sum(),
+            weights: parameters.iter().filter(|p| !p.is_linear()).map(bytes).sum(),
             packed: linear().map(Parameter::packed_bytes).sum(),
             cache: model.token_bytes() as u64 * tokens,
             passing: (seen * work.pictures as u64).max(read * at_once),

@@ -269,6 +269,15 @@ impl Checkpoint {
         self.files[*file].1.f32s(entry.file_range()?)
     }
 
+    /// Whether a tensor's values lie in a mapped file and nothing is added to them, so that they can be
+    /// read again at any time.
+    pub(crate) fn is_mapped(&self, name: &str) -> bool {
+        let Some((entry, file)) = self.entries.get(name) else { return false };
+        let is_in_map = matches!(self.files[*file].1, Region::Mapped(_));
+        let is_plain = !self.is_changed(name) || self.is_in_bytes(name);
+        is_in_map && is_plain && entry.file_range().is_some()
+    }
+
     /// A tensor in blocks of few bits as the file holds it, if kernels read such blocks as they are.
     pub fn blocks(&self, name: &str) -> Option<(BlockKind, MappedBytes)> {
         let (entry, file) = self.entries.get(name)?;

@@ -100,6 +100,13 @@ pub struct MappedBytes {
     range: Range<usize>,
 }
 
+impl MappedBytes {
+    /// Lets go of the memory of the bytes, which are read again if they are needed.
+    pub(crate) fn release(&self) {
+        self.region.release(self.range.clone());
+    }
+}
+
 impl Deref for MappedBytes {
     type Target = [u8];
 
@@ -114,6 +121,13 @@ impl Deref for MappedBytes {
 pub struct MappedF32 {
     region: Region,
     range: Range<usize>,
+}
+
+impl MappedF32 {
+    /// Lets go of the memory of the values, which are read again if they are needed.
+    pub(crate) fn release(&self) {
+        self.region.release(self.range.clone());
+    }
 }
 
 impl Deref for MappedF32 {

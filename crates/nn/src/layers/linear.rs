@@ -5,7 +5,8 @@ use crate::{Builder, Init, Parameter};
 use ocelli_tensor::{Activation, LinearOptions, Narrow, PackedWeight, Result, Tensor};
 use std::sync::Mutex;
 
-/// `y = x Wᵀ + b`. Outside of training the weight is packed once for the kernels.
+/// `y = x Wᵀ + b`. Outside of training the weight is packed once for the kernels, which then hold the
+/// only copy in memory.
 #[derive(Debug)]
 pub struct Linear {
     weight: Parameter,
@@ -128,6 +129,7 @@ impl Linear {
         }
         let packed = PackedWeight::new(weight, self.weight.narrow())?;
         *slot = Some((version, packed.clone()));
+        self.weight.rest();
         Ok(packed)
     }
 }

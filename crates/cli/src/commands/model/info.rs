@@ -24,9 +24,9 @@ Examples:
   ocelli model info --shape ViT-L/14@336
   ocelli model info --shapes llava-1.5-7b-hf.json
 
-A multiply-add counts as two operations. Memory is the weights as they are held, in f32 or in blocks
-(--quant); the copies of them that the kernels make when they first run; and what one picture of a
-batch holds between the layers, or one token of a text in the cache.")]
+A multiply-add counts as two operations. Memory is the weights of linear layers as the kernels hold
+them, in f32 or as --quant and --dtype say; all other weights; and what one picture of a batch holds
+between the layers, or one token of a text in the cache.")]
 pub(super) struct Args {
     /// Model: a folder, a weights file, or org/name[@revision] of the hub
     #[arg(value_name = "MODEL", conflicts_with_all = ["model", "shape"])]
@@ -132,7 +132,7 @@ fn described(model: &Model, parameters: &Parameters) -> Result<String, Failure> 
     let gflop = |flops: u64| format!("{:.2} GFLOP", flops as f64 / 1e9);
     let need = Need::of(model, parameters, Work::default());
     let (weights, copies) = (bytes(need.weights), bytes(need.packed));
-    let mut memory = format!("{weights} of weights, {copies} of copies for the kernels");
+    let mut memory = format!("{copies} of linear layers, {weights} of other weights");
     let mut lines = Vec::new();
     if let Some((cost, (img_h, img_w))) = cost::of_picture(model, false) {
         let size = format!("{img_w} x {img_h} = {} pixels", thousands((img_w * img_h) as u64));
