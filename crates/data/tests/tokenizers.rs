@@ -247,3 +247,29 @@ proptest! {
         }
     }
 }
+
+/// Ids of tiktoken 0.14.0 for a small vocabulary in the file of Qwen.
+#[test]
+fn qwen_reads_its_vocabulary_of_tiktoken() {
+    let tokenizer = Tokenizer::from_dir(&folder("qwen_tiny")).unwrap();
+    let cases = cases("qwen_tiny");
+    assert_ids(&tokenizer, &cases, "ids");
+    assert_decoded(&tokenizer, &cases, "ids", "decoded");
+    assert_eq!(tokenizer.token(tokenizer.named().end.unwrap()), Some("<|endoftext|>"));
+    let broken = tempfile::tempdir().unwrap();
+    for line in ["IQ==", "IQ== x", "!! 0", " 3"] {
+        std::fs::write(broken.path().join("qwen.tiktoken"), line).unwrap();
+        let error = Tokenizer::from_dir(broken.path()).err().unwrap().to_string();
+        assert!(error.contains("line 1: expected a piece in base64"), "{error}");
+    }
+}
+
+/// Ids of `SentencePiece` 0.2.3 for a small model in the file of `ChatGLM`, which spells line ends, tabs and
+/// runs of spaces in pieces of their own.
+#[test]
+fn chatglm_reads_line_ends_and_runs_of_spaces_as_pieces() {
+    let tokenizer = Tokenizer::from_dir(&folder("glm_tiny")).unwrap();
+    assert_ids(&tokenizer, &cases("glm_tiny"), "ids");
+    let text = "a\n\tb   c";
+    assert_eq!(tokenizer.decode(&tokenizer.encode(text, true), true), text);
+}

@@ -42,6 +42,11 @@ impl AddedToken {
             whole_word: false,
         }
     }
+
+    /// One that is part of what is written.
+    pub(super) fn plain(text: &str, id: u32) -> Self {
+        Self { is_special: false, ..Self::special(text, id) }
+    }
 }
 
 /// A part of a text.

@@ -79,6 +79,15 @@ impl BoxNotation {
         joint: "<delim>",
     };
 
+    /// `<ref>label</ref><box>(left,top),(right,bottom)</box>` in 0..1000, as Qwen-VL writes (Bai et al.
+    /// 2023, arXiv:2308.12966, §3.2).
+    pub const QWEN_VL: Self = Self {
+        units: 1000,
+        label: ["<ref>", "</ref>"],
+        marks: ["<box>(", ",", "),(", ",", ")</box>"],
+        joint: "",
+    };
+
     /// The boxes of an answer in its order, and what is wrong with those that are none.
     pub fn read(&self, text: &str) -> Vec<Result<TextBox, BoxError>> {
         let [open, close] = self.label;
@@ -192,13 +201,7 @@ mod tests {
     use proptest::prelude::*;
 
     const V2: BoxNotation = BoxNotation::MINIGPT_V2;
-    /// The marks of Qwen-VL.
-    const OTHER: BoxNotation = BoxNotation {
-        units: 1000,
-        label: ["<ref>", "</ref>"],
-        marks: ["<box>(", ",", "),(", ",", ")</box>"],
-        joint: "",
-    };
+    const OTHER: BoxNotation = BoxNotation::QWEN_VL;
 
     fn labels(text: &str) -> Vec<Option<String>> {
         V2.read(text).into_iter().map(|b| b.unwrap().label).collect()

@@ -31,6 +31,9 @@ enum Style {
     Llama2,
     /// The texts alone.
     Plain,
+    /// As `Marked`, but of what was said before the marks alone are left, and no system text.
+    #[serde(rename = "internlm")]
+    InternLm,
 }
 
 /// A conversation template.
@@ -53,7 +56,10 @@ pub struct Template {
     /// A turn that stands before the first one.
     #[serde(default)]
     examples: Option<[String; 2]>,
-    /// How a message shows a picture before its words.
+    /// Whether pictures stand before everything, wherever they are shown.
+    #[serde(default)]
+    pictures_lead: bool,
+    /// How a message shows a picture before its words; `{n}` counts the pictures of a conversation.
     #[serde(default = "picture_on_its_line")]
     picture: String,
     /// A turn that brings the picture, where pictures have turns of their own.
@@ -117,17 +123,24 @@ impl Template {
         &self,
         turns: impl Iterator<Item = (&'a str, Option<&'a str>)>,
     ) -> Vec<Stretch> {
-        if self.style == Style::Llama2 {
-            return self.llama_2_stretches(turns);
+        match self.style {
+            Style::Llama2 => return self.llama_2_stretches(turns),
+            Style::InternLm => return self.internlm_stretches(turns),
+            _ => {}
         }
         let joint = if self.style == Style::Named { ": " } else { "" };
         let [user_role, model_role] = &self.roles;
         let [user_end, answer_end] = &self.ends;
-        let mut stretches = Vec::new();
+        let (mut stretches, mut shown) = (Vec::new(), 0);
         if !self.system.is_empty() {
             stretches.push(Stretch::given([&self.system, user_end]));
         }
         for (user, answer) in turns {
+            let mut user = user;
+            while let Some(rest) = user.strip_prefix(&self.picture).filter(|_| self.pictures_lead) {
+                stretches.insert(shown, Stretch::given([&self.picture]));
+                (user, shown) = (rest, shown + 1);
+            }
             stretches.push(Stretch::given([user_role, joint, user, user_end]));
             match answer {
                 Some(answer) => {
@@ -141,6 +154,43 @@ impl Template {
                 None => stretches.push(Stretch::given([model_role, joint.trim_end()])),
             }
         }
+        self.count_pictures(&mut stretches);
+        stretches
+    }
+
+    /// Numbers pictures from 1 where the template says so.
+    fn count_pictures(&self, stretches: &mut [Stretch]) {
+        let frame = self.picture.split(IMAGE_MARK).next().unwrap_or_default();
+        if !frame.contains("{n}") {
+            return;
+        }
+        let mut count = 0;
+        for stretch in stretches {
+            while stretch.text.contains(frame) {
+                count += 1;
+                let numbered = frame.replace("{n}", &count.to_string());
+                stretch.text = stretch.text.replacen(frame, &numbered, 1);
+            }
+        }
+    }
+
+    /// As InternLM-XComposer remembers: the last message has all marks, the system text comes with the
+    /// first one alone, and what was said before begins anew, message by message and answer by answer.
+    fn internlm_stretches<'a>(
+        &self,
+        turns: impl Iterator<Item = (&'a str, Option<&'a str>)>,
+    ) -> Vec<Stretch> {
+        let [user_role, model_role] = &self.roles;
+        let turns: Vec<_> = turns.collect();
+        let Some(((user, answer), past)) = turns.split_last() else { return Vec::new() };
+        let mut stretches = Vec::new();
+        for (user, answer) in past {
+            stretches.push(Stretch::given(["<s>", user_role, user, model_role]));
+            stretches.extend(answer.map(|answer| Stretch::learned(["<s>", answer])));
+        }
+        let system = if past.is_empty() { self.system.as_str() } else { "" };
+        stretches.push(Stretch::given([system, user_role, user, &self.ends[0], model_role]));
+        stretches.extend(answer.map(|answer| Stretch::learned([answer, &self.ends[1]])));
         stretches
     }
 
@@ -238,7 +288,8 @@ impl Template {
     /// Texts that end an answer: what stands behind one, and what the next message begins with.
     pub fn stops(&self) -> impl Iterator<Item = &str> {
         let next = self.roles[0].trim();
-        [self.ends[1].trim(), if self.style == Style::Marked { next } else { "" }]
+        let is_marked = matches!(self.style, Style::Marked | Style::InternLm);
+        [self.ends[1].trim(), if is_marked { next } else { "" }]
             .into_iter()
             .filter(|stop| !stop.is_empty())
     }
@@ -300,6 +351,57 @@ mod tests {
         let turns = Template::named("minigpt_v2").unwrap().show(1, "[refer] the fox");
         let text = Template::named("minigpt_v2").unwrap().render(&turns);
         assert_eq!(text, "<s>[INST] <Img><image></Img> [refer] the fox [/INST]");
+    }
+
+    /// The prompts of the demonstrations of mPLUG-Owl, Qwen-VL, VisualGLM and InternLM-XComposer.
+    #[test]
+    fn later_systems_are_asked_as_published() {
+        let prompt = |name: &str, turns: &[(usize, &str, Option<&str>)]| {
+            let template = Template::named(name).unwrap();
+            let mut all = Vec::new();
+            for (images, text, answer) in turns {
+                let mut shown = template.show(*images, text);
+                shown.last_mut().unwrap().answer = answer.map(str::to_owned);
+                all.extend(shown);
+            }
+            template.render(&all)
+        };
+        let turns = [(1, "What is it?", Some("A fox.")), (1, "And this?", None)];
+        assert_eq!(
+            prompt("mplug_owl", &turns),
+            "The following is a conversation between a curious human and AI assistant. The assistant \
+             gives helpful, detailed, and polite answers to the user's questions.\nHuman: <image>\n\
+             Human: What is it?\nAI: A fox.\nHuman: <image>\nHuman: And this?\nAI: "
+        );
+        assert_eq!(
+            prompt("qwen_vl", &turns),
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nPicture 1: \
+             <img><image></img>\nWhat is it?<|im_end|>\n<|im_start|>assistant\nA fox.<|im_end|>\n\
+             <|im_start|>user\nPicture 2: <img><image></img>\nAnd this?<|im_end|>\n\
+             <|im_start|>assistant\n"
+        );
+        let words = "Describe the image in English:";
+        assert_eq!(
+            prompt("qwen_vl_base", &[(1, words, None)]),
+            "<img><image></img>Describe the image in English:"
+        );
+        assert_eq!(
+            prompt("visualglm", &turns),
+            "<img><image></img><img><image></img>问：What is it?\n答：A fox.\n问：And this?\n答："
+        );
+        assert_eq!(
+            prompt("xcomposer_vl", &turns),
+            "<s> <|User|>:<image>What is it? <|Bot|>:<s>A fox. <|User|>:<image>And this?\n\
+             <TOKENS_UNUSED_0> <|Bot|>:"
+        );
+        let first = prompt("xcomposer_vl", &turns[1..]);
+        assert!(
+            first.starts_with("meta instruction\n") && first.contains("\n <|User|>:<image>And")
+        );
+        assert_eq!(
+            prompt("xcomposer", &turns[1..]),
+            " <|User|>:<image>And this?\n<TOKENS_UNUSED_0> <|Bot|>:"
+        );
     }
 
     /// The prompts of the chats of MiniGPT-4 and MiniGPT-v2.

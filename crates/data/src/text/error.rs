@@ -46,6 +46,14 @@ pub enum TextError {
         /// The line's start.
         found: String,
     },
+    /// A line of a vocabulary of tiktoken is not a piece in base64 and its id.
+    #[error("{file} line {line}: expected a piece in base64 and its id; fetch the file again")]
+    BadPiece {
+        /// The file.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+    },
     /// A merge has a symbol that is not in the vocabulary.
     #[error(
         "{file} line {line} of the merges: symbol {symbol:?} is not in the vocabulary; take both \

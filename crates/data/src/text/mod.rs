@@ -21,6 +21,7 @@ mod merges;
 mod pieces;
 mod sentencepiece;
 mod stream;
+mod tiktoken;
 mod tokenizer;
 mod tokenizer_folder;
 mod tokenizer_json;

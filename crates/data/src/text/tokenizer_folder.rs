@@ -18,6 +18,7 @@ use super::merges::PairMerges;
 use super::pieces::{Algorithm, Pieces, byte_ids, texts_by_id};
 use super::sentencepiece::{self, Piece, PieceKind, SentencePieceModel};
 use super::stream::Printing;
+use super::tiktoken;
 use super::tokenizer::{NamedTokens, Parts, Tokenizer};
 use super::tokenizer_json;
 use super::tokenizer_parts::{named_by_kind, numbered, unigram_pieces};
@@ -25,6 +26,10 @@ use super::wordpiece::BertTokenizer;
 
 /// Sentinels of T5, if its configuration does not count them.
 const T5_SENTINELS: u32 = 100;
+/// The vocabulary of `ChatGLM`.
+const ICE_TEXT: &str = "ice_text.model";
+/// Most spaces that one of its pieces stands for.
+const MOST_BLANKS: usize = 80;
 /// More sentinels are a mistake.
 const MAX_SENTINELS: u32 = 10_000;
 
@@ -90,8 +95,14 @@ impl Config {
         named.strip_suffix("Fast").unwrap_or(named) == class
     }
 
+    fn is_internlm(&self) -> bool {
+        self.is("InternLMTokenizer") || self.is("InternLMXComposerTokenizer")
+    }
+
     /// Where a `LLaMA` tokenizer puts the space that no text has.
     fn llama_prefix(&self, is_legacy: bool) -> Prefix {
+        // InternLM's marks between messages are pieces of the model, behind which no space is put.
+        let is_legacy = is_legacy && !self.is_internlm();
         match (self.add_prefix_space, is_legacy) {
             (Some(false), _) => Prefix::Never,
             (_, true) => Prefix::Always,
@@ -102,8 +113,8 @@ impl Config {
 
 impl Tokenizer {
     /// The tokenizer of a model's folder, which has `tokenizer.json`, `tokenizer.model`,
-    /// `spiece.model`, `vocab.json` with `merges.txt` or `vocab.txt`; with several, the first of
-    /// these counts. Gives the ids of transformers' tokenizers.
+    /// `spiece.model`, `ice_text.model`, `qwen.tiktoken`, `vocab.json` with `merges.txt` or `vocab.txt`;
+    /// with several, the first of these counts. Gives the ids of transformers' tokenizers.
     ///
     /// # Errors
     ///
@@ -128,13 +139,23 @@ impl Tokenizer {
             }
             return finish(parts, &config, folder);
         }
-        for name in ["tokenizer.model", "spiece.model"] {
+        for name in ["tokenizer.model", "spiece.model", ICE_TEXT] {
             let path = folder.join(name);
             if let Some(bytes) = read_if_present(&path)? {
                 let file = path.display().to_string();
                 let model = SentencePieceModel::read(&bytes, &file)?;
-                return finish(of_model(model, &config, &file)?, &config, folder);
+                let parts = if name == ICE_TEXT {
+                    of_ice_text(&model, &file)?
+                } else {
+                    of_model(model, &config, &file)?
+                };
+                return finish(parts, &config, folder);
             }
+        }
+        let qwen = folder.join("qwen.tiktoken");
+        if let Some(bytes) = read_if_present(&qwen)? {
+            let parts = tiktoken::qwen(&bytes, &qwen.display().to_string())?;
+            return finish(parts, &config, folder);
         }
         let vocab = folder.join("vocab.json");
         if let Some(bytes) = read_if_present(&vocab)? {
@@ -223,6 +244,50 @@ fn of_model(mut model: SentencePieceModel, config: &Config, file: &str) -> Resul
     parts.cuts = vec![Cut::WhiteSpace, Cut::SpaceMarks { prefix: Prefix::Always, splits: true }];
     parts.back = end.into_iter().collect();
     Ok(parts)
+}
+
+/// `ChatGLM`'s model: pieces of their own stand for line ends, tabs and runs of spaces, and two tokens
+/// behind a text say that an answer begins. A text that begins with such a piece has no mark of its start
+/// before it, where `SentencePiece` puts one.
+fn of_ice_text(model: &SentencePieceModel, file: &str) -> Result<Parts> {
+    let is_unigram = model.algorithm == sentencepiece::Algorithm::Unigram;
+    let (texts, ids) = numbered(&model.pieces);
+    let id_of = |token: &str| {
+        let missing = || TextError::NoSuchToken { file: file.to_owned(), token: token.to_owned() };
+        ids.get(token).copied().ok_or_else(missing)
+    };
+    let roles = ["[gMASK]", "<sop>", "<eop>", "[MASK]", "<pad>"];
+    let [mask_all, start, end, mask, pad] = roles.map(id_of);
+    let (mask_all, start, end, mask, pad) = (mask_all?, start?, end?, mask.ok(), pad.ok());
+    let special = [Some(mask_all), Some(start), Some(end), mask, pad].into_iter().zip(roles);
+    let mut added: Vec<AddedToken> =
+        special.filter_map(|(id, text)| Some(AddedToken::special(text, id?))).collect();
+    let blanks = (2..=MOST_BLANKS).map(|n| (format!("<|blank_{n}|>"), " ".repeat(n)));
+    let spaces = [("<n>", "\n"), ("<|tab|>", "\t")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    for (piece, stands_for) in spaces.into_iter().chain(blanks) {
+        if let Some(&id) = ids.get(&piece) {
+            added.push(AddedToken::plain(&stands_for, id));
+        }
+    }
+    let pieces = if is_unigram {
+        unigram_pieces(model, |kind| kind == PieceKind::Normal)
+    } else {
+        let ranked = model.pieces.iter().filter(|p| p.kind == PieceKind::Normal);
+        let ranked = ranked.map(|p| (p.text.as_str(), ids[&p.text], ids[&p.text]));
+        let algorithm = Algorithm::CharMerges(PairMerges::of_pieces(&ids, ranked, true));
+        Pieces::new(texts, ids, algorithm, true, Some(model.unknown))
+    };
+    Ok(Parts {
+        added,
+        changes: Vec::new(),
+        cuts: vec![Cut::SpaceMarks { prefix: Prefix::First, splits: false }],
+        pieces,
+        printing: Printing::SpaceMarks { drops_first_space: true },
+        prints_unknown: false,
+        named: NamedTokens { start: None, end: Some(end), unknown: Some(model.unknown), pad },
+        front: Vec::new(),
+        back: vec![mask_all, start],
+    })
 }
 
 /// Appends T5's sentinels, the last one first, unless the model has them.

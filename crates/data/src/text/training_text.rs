@@ -205,7 +205,9 @@ mod tests {
                 assert!(!learned.contains(question), "{name}: {learned:?}");
             }
             // Of a template in which nothing stands behind an answer, it is the next message.
-            let end = template.stops().next().filter(|stop| !stop.contains("[INST]"));
+            let is_next =
+                |stop: &&str| ["[INST]", "Human:", "问："].iter().any(|m| stop.contains(m));
+            let end = template.stops().next().filter(|stop| !is_next(stop));
             assert!(learned.contains(end.unwrap_or_default()), "{name}: {learned:?}");
         }
     }
