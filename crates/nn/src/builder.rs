@@ -383,6 +383,11 @@ impl Builder {
         parameter
     }
 
+    /// A table that no optimiser touches; drawn by `init` if the model is new.
+    pub fn fixed(&self, name: &str, shape: &[usize], init: Init) -> Parameter {
+        self.make(name, shape, init, Kind::Buffer)
+    }
+
     /// A running statistic, which no optimiser touches.
     pub fn buffer(&self, name: &str, shape: &[usize], value: f32) -> Parameter {
         self.make(name, shape, Init::Constant(value), Kind::Buffer)
@@ -659,7 +664,7 @@ impl Parameters {
         names: &[Names],
         mut values: impl FnMut(&Parameter) -> Option<Tensor>,
     ) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-        let mut out = Vec::new();
+        let mut out: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
         for p in self.iter() {
             let (Some(place), Some(tensor)) =
                 (names.iter().find_map(|n| n.place(p.name())), values(p))
@@ -667,6 +672,17 @@ impl Parameters {
                 continue;
             };
             let parts = place.to_theirs(&p.stored_shape(), tensor.values());
+            if let Layout::Part(part, _) = place.layout
+                && part > 0
+            {
+                let first = out.iter_mut().find(|(name, ..)| place.theirs.contains(name));
+                let more = parts.into_iter().next();
+                if let (Some((_, shape, values)), Some((added, more))) = (first, more) {
+                    shape[0] += added[0];
+                    values.extend(more);
+                }
+                continue;
+            }
             let stored = place.theirs.into_iter().zip(parts).filter(|(name, _)| !name.is_empty());
             out.extend(stored.map(|(name, (shape, v))| (name, shape, v)));
         }

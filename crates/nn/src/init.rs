@@ -17,6 +17,10 @@ pub enum Init {
     XavierUniform,
     /// Uniform within ±this bound.
     Uniform(f32),
+    /// Nothing random: sines and cosines of the column of each place of a square grid, then of its
+    /// row, `[places, width]` with a width of whole fours (Vaswani et al. 2017, arXiv:1706.03762, §3.5,
+    /// for each axis).
+    SinCosGrid,
 }
 
 impl Init {
@@ -47,12 +51,29 @@ impl Init {
                 let bound = (6.0 / (inputs + outputs) as f32).sqrt();
                 Self::Uniform(bound).draw(seed, name, shape)
             }
+            Self::SinCosGrid => sin_cos_grid(shape),
             Self::Uniform(bound) => match Uniform::new_inclusive(-bound, bound) {
                 Ok(uniform) => (0..n).map(|_| uniform.sample(&mut rng)).collect(),
                 Err(_) => vec![0.0; n],
             },
         }
     }
+}
+
+fn sin_cos_grid(shape: &[usize]) -> Vec<f32> {
+    let &[places, width] = shape else { return vec![0.0; shape.iter().product()] };
+    let side = places.isqrt().max(1);
+    let quarter = width / 4;
+    let mut table = Vec::with_capacity(places * width);
+    for place in 0..places {
+        for at in [place % side, place / side] {
+            let angle = |j: usize| at as f64 / 10_000_f64.powf(j as f64 / quarter as f64);
+            table.extend((0..quarter).map(|j| angle(j).sin() as f32));
+            table.extend((0..quarter).map(|j| angle(j).cos() as f32));
+        }
+        table.resize((place + 1) * width, 0.0);
+    }
+    table
 }
 
 fn normal(std: f32) -> Normal<f32> {

@@ -2,7 +2,7 @@
 //!
 //! A family is one table: our name on the left, the family's on the right. `*` stands for one part
 //! between dots and pairs with the `*` of the other side in order, or with a `+`, the number after it,
-//! where the family counts from 1. `{a,b,c}` on the right names
+//! where the family counts from 1; `$` on our side is the number of the last block. `{a,b,c}` on the right names
 //! several tensors that we hold as one, stacked along the first axis; `0` among them is a part that
 //! the family has not, all zeros. `~` at the start of a right side is the family's optional prefix,
 //! found in the file.
@@ -21,6 +21,11 @@ pub enum Layout {
     /// Rows of heads of this many, where the two values that a rotary position turns together are
     /// neighbours; ours are half a head apart.
     Pairs(usize),
+    /// Rows of heads of this many, each with its queries, keys and values one behind the other; ours
+    /// are the queries of all heads, then the keys, then the values.
+    HeadByHead(usize),
+    /// Ours is the part of this number, of so many equal ones along the first axis of theirs.
+    Part(usize, usize),
 }
 
 /// One row of a table.
@@ -61,6 +66,19 @@ impl Name {
         Self { layout: Layout::Pairs(0), ..self }
     }
 
+    /// The family holds queries, keys and values head by head; see [`Names::with_head_dim`].
+    #[must_use]
+    pub const fn head_by_head(self) -> Self {
+        Self { layout: Layout::HeadByHead(0), ..self }
+    }
+
+    /// The family holds `of` of ours as one, stacked along the first axis; ours is number `part` of
+    /// them. The parts of a tensor are made one behind the other.
+    #[must_use]
+    pub const fn part(self, part: usize, of: usize) -> Self {
+        Self { layout: Layout::Part(part, of), ..self }
+    }
+
     /// The family holds filters as `[height, width, in, out]`.
     #[must_use]
     pub const fn hwio(self) -> Self {
@@ -78,8 +96,10 @@ pub struct Names {
     /// Prefix of all the family's names that the table leaves out, such as `visual.trunk.`.
     their_root: String,
     ignored: Vec<Cow<'static, str>>,
-    /// Values per head, for rows in pairs.
+    /// Values per head, for rows in pairs or head by head.
     head_dim: usize,
+    /// The number of the last block.
+    last: usize,
 }
 
 /// What a parameter of ours is in a checkpoint.
@@ -106,13 +126,20 @@ impl Names {
             their_root: String::new(),
             ignored: ignored.iter().map(|pattern| (*pattern).into()).collect(),
             head_dim: 0,
+            last: 0,
         }
     }
 
-    /// The same for heads of so many values, which [`Name::pairs`] needs.
+    /// The same for heads of so many values, which [`Name::pairs`] and [`Name::head_by_head`] need.
     #[must_use]
     pub fn with_head_dim(self, head_dim: usize) -> Self {
         Self { head_dim, ..self }
+    }
+
+    /// The same for so many blocks, which tells what `$` stands for.
+    #[must_use]
+    pub fn with_depth(self, depth: usize) -> Self {
+        Self { last: depth.saturating_sub(1), ..self }
     }
 
     /// The same with what `~` stands for.
@@ -161,13 +188,18 @@ impl Names {
         }
         let name = name.strip_prefix(&self.root)?;
         self.rules.iter().find_map(|rule| {
-            let stars = captures(rule.ours, name)?;
+            let stars = if rule.ours.contains('$') {
+                captures(&rule.ours.replace('$', &self.last.to_string()), name)?
+            } else {
+                captures(rule.ours, name)?
+            };
             let mut theirs = expand(rule.theirs, &self.prefix, &stars);
             for name in theirs.iter_mut().filter(|name| !name.is_empty()) {
                 name.insert_str(0, &self.their_root);
             }
             let layout = match rule.layout {
                 Layout::Pairs(_) => Layout::Pairs(self.head_dim),
+                Layout::HeadByHead(_) => Layout::HeadByHead(self.head_dim),
                 layout => layout,
             };
             Some(Place { theirs, layout, leading: rule.leading })
@@ -219,6 +251,17 @@ fn pairs_of_halves(values: &[f32], row: usize, head_dim: usize) -> Vec<f32> {
         let (first, second) = head.split_at(head.len() / 2);
         for (a, b) in first.chunks_exact(row).zip(second.chunks_exact(row)) {
             all.extend(a.iter().chain(b));
+        }
+    }
+    all
+}
+
+/// Blocks of `block` values that stand in `outer` groups of `inner`, as `inner` groups of `outer`.
+fn regrouped(values: &[f32], outer: usize, inner: usize, block: usize) -> Vec<f32> {
+    let mut all = Vec::with_capacity(values.len());
+    for i in 0..inner {
+        for o in 0..outer {
+            all.extend(&values[(o * inner + i) * block..][..block]);
         }
     }
     all
@@ -285,6 +328,15 @@ impl Place {
                     let row = values.len() / shape.first().copied().unwrap_or(1).max(1);
                     all.extend(halves_of_pairs(&values, row, head_dim)?);
                 }
+                Layout::HeadByHead(head_dim) => {
+                    let rows = shape.first().copied().unwrap_or(0);
+                    let (heads, block) = (rows / (3 * head_dim), values.len() / rows * head_dim);
+                    all.extend(regrouped(&values, heads, 3, block));
+                }
+                Layout::Part(part, _) => {
+                    let len = share.iter().product::<usize>();
+                    all.extend_from_slice(&values[part * len..][..len]);
+                }
                 Layout::Transposed(split) => {
                     let rows: usize = shape[..split].iter().product();
                     all.extend(transposed(&values, rows));
@@ -327,6 +379,14 @@ impl Place {
                 let is_whole = |rows: &usize| rows.is_multiple_of(head_dim.max(1));
                 head_dim.is_multiple_of(2) && theirs == share && share.first().is_some_and(is_whole)
             }
+            Layout::HeadByHead(head_dim) => {
+                let rows = theirs.first().copied().unwrap_or(0);
+                theirs == share && head_dim > 0 && rows > 0 && rows.is_multiple_of(3 * head_dim)
+            }
+            Layout::Part(_, of) => match (theirs.split_first(), share.split_first()) {
+                (Some((theirs, rest)), Some((ours, same))) => *theirs == of * ours && rest == same,
+                _ => false,
+            },
             Layout::Hwio => {
                 matches!(theirs, &[h, w, i, o] if share == [o, i, h, w] || share == [o, i * h * w])
             }
@@ -344,6 +404,11 @@ impl Place {
                 Layout::Pairs(head_dim) => {
                     let row = part.len() / share.first().copied().unwrap_or(1).max(1);
                     (share.clone(), pairs_of_halves(part, row, head_dim))
+                }
+                Layout::HeadByHead(head_dim) => {
+                    let rows = share.first().copied().unwrap_or(1).max(1);
+                    let (heads, block) = (rows / (3 * head_dim), part.len() / rows * head_dim);
+                    (share.clone(), regrouped(part, 3, heads, block))
                 }
                 Layout::Transposed(_) => {
                     let shape = share.iter().rev().copied().collect();
@@ -464,6 +529,22 @@ mod tests {
         assert_eq!(heads.to_ours(vec![(vec![8, 1], pairs.clone())], &[8, 1]).unwrap(), halves);
         assert_eq!(heads.to_theirs(&[8, 1], &halves)[0].1, pairs);
         assert!(!place(Layout::Pairs(3)).fits(&[6], &[6]));
+        // The second of two parts, and which block is the last.
+        let second = place(Layout::Part(1, 2));
+        let both = vec![(vec![4, 1], vec![0.0, 1.0, 2.0, 3.0])];
+        assert_eq!(second.to_ours(both, &[2, 1]).unwrap(), [2.0, 3.0]);
+        assert!(!second.fits(&[5, 1], &[2, 1]) && !second.fits(&[4, 2], &[2, 1]));
+        let rules = &[copy("b.$.x", "end"), copy("b.*.x", "layers.+.x")];
+        let names = Names::family(rules, &[]).with_depth(4);
+        assert_eq!(names.place("b.3.x").unwrap().theirs, ["end"]);
+        assert_eq!(names.place("b.2.x").unwrap().theirs, ["layers.3.x"]);
+        // Two heads of one row each: q k v q k v to q q k k v v, and back.
+        let heads = place(Layout::HeadByHead(1));
+        let theirs: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let ours = [0.0, 1.0, 6.0, 7.0, 2.0, 3.0, 8.0, 9.0, 4.0, 5.0, 10.0, 11.0];
+        assert_eq!(heads.to_ours(vec![(vec![6, 2], theirs.clone())], &[6, 2]).unwrap(), ours);
+        assert_eq!(heads.to_theirs(&[6, 2], &ours)[0].1, theirs);
+        assert!(!heads.fits(&[5], &[5]) && !place(Layout::HeadByHead(0)).fits(&[6], &[6]));
         assert!(
             place(Layout::Same).fits(&[2, 3], &[6]) && !place(Layout::Same).fits(&[3, 2], &[2, 3])
         );

@@ -103,6 +103,8 @@ fn attention() {
 fn rotary() {
     let angles = Rotary::new(3, 10_000.0, 1.0).angles(&[0, 1, 3, 4]);
     check("rotate", &[values(&[2, 2, 4 * 6], 1)], |x| x[0].rotate(&angles, 3));
+    let scaled = angles.scaled(&[1.0, 2.0, 0.5, -1.5]);
+    check("rotate, scaled", &[values(&[2, 2, 4 * 6], 1)], |x| x[0].rotate(&scaled, 3));
 }
 
 #[test]

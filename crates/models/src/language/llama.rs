@@ -8,9 +8,9 @@
 use super::causal::{CausalModel, positions};
 use crate::Result;
 use crate::generate::{BlockCache, Cache, Decoder, Rows};
-use ocelli_nn::layers::{Attention, AttentionSizes, GatedMlp, Linear, RmsNorm};
+use ocelli_nn::layers::{Attention, AttentionSizes, GatedMlp, Linear, RmsNorm, Turns};
 use ocelli_nn::{Builder, Init, Name, Names, Parameter, copy};
-use ocelli_tensor::{Activation, Angles, AttentionMask, Heads, Rotary, Step, Tensor};
+use ocelli_tensor::{Activation, AttentionMask, Heads, Rotary, Step, Tensor};
 use std::sync::Arc;
 
 /// Sizes of a LLaMA (§2.2, Table 2).
@@ -76,10 +76,11 @@ impl LlamaConfig {
 }
 
 /// All weights are drawn from N(0, 0.02).
-const INIT: Init = Init::Normal(0.02);
+pub(super) const INIT: Init = Init::Normal(0.02);
 
+/// A pre-norm block.
 #[derive(Debug)]
-struct Block {
+pub(super) struct Block {
     norm1: RmsNorm,
     attn: Attention,
     norm2: RmsNorm,
@@ -87,7 +88,7 @@ struct Block {
 }
 
 impl Block {
-    fn new(b: &Builder, c: &LlamaConfig) -> Self {
+    pub(super) fn new(b: &Builder, c: &LlamaConfig) -> Self {
         let sizes = AttentionSizes {
             width: c.width,
             memory_width: c.width,
@@ -106,22 +107,22 @@ impl Block {
     }
 
     /// `[batch, tokens, width]` in and out.
-    fn forward(&self, x: &Tensor, angles: &Angles, mask: &AttentionMask) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, turns: Turns, mask: &AttentionMask) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let x = self.attn.forward_rotary(&normed, angles, mask, Some(x))?;
+        let x = self.attn.forward_rotary(&normed, turns, mask, Some(x))?;
         Ok(self.mlp.forward(&self.norm2.forward(&x)?, Some(&x))?)
     }
 
     /// The same for new tokens of a text.
-    fn step(
+    pub(super) fn step(
         &self,
         x: &Tensor,
-        angles: &Angles,
+        turns: Turns,
         step: &Step,
         cache: &mut BlockCache,
     ) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let x = self.attn.step(&normed, &mut cache.own, Some(angles), step, Some(x))?;
+        let x = self.attn.step(&normed, &mut cache.own, Some(turns), step, Some(x))?;
         Ok(self.mlp.forward(&self.norm2.forward(&x)?, Some(&x))?)
     }
 }
@@ -164,14 +165,19 @@ impl Llama {
         &self.config
     }
 
-    /// With changes of low rank to the projections `on` of each attention, `q`, `k`, `v` or `out`.
+    /// With changes of low rank to the layers `on` of each block: `q`, `k`, `v` or `out` of the attention,
+    /// `gate`, `up` or `down` of the perceptron.
     #[must_use]
     pub fn with_lora(mut self, b: &Builder, rank: usize, scale: f32, on: &[&str]) -> Self {
         let blocks = std::mem::take(&mut self.blocks).into_iter().enumerate();
         self.blocks = blocks
             .map(|(i, block)| {
-                let b = b.at("blocks").at(i).at("attn");
-                Block { attn: block.attn.with_lora(&b, rank, scale, on), ..block }
+                let b = b.at("blocks").at(i);
+                Block {
+                    attn: block.attn.with_lora(&b.at("attn"), rank, scale, on),
+                    mlp: block.mlp.with_lora(&b.at("mlp"), rank, scale, on),
+                    ..block
+                }
             })
             .collect();
         self
@@ -191,7 +197,7 @@ impl Llama {
         let mask = AttentionMask { keys: mask.cloned(), ..AttentionMask::causal() };
         let mut x = embeddings.clone();
         for block in &self.blocks {
-            x = block.forward(&x, &angles, &mask)?;
+            x = block.forward(&x, (&angles).into(), &mask)?;
         }
         Ok(self.norm.forward(&x)?)
     }
@@ -210,7 +216,7 @@ impl Decoder for Llama {
         let angles = self.rotary.angles(&rows.positions(&cache.lens()));
         let mut x = rows.embeddings.clone();
         for (block, cache) in self.blocks.iter().zip(cache.blocks_mut()) {
-            x = block.step(&x, &angles, &rows.causal_step(), cache)?;
+            x = block.step(&x, (&angles).into(), &rows.causal_step(), cache)?;
         }
         self.logits(&self.norm.forward(&rows.last(&x)?)?)
     }
@@ -276,6 +282,12 @@ const LORA: &[Name] = &[
     copy("blocks.*.attn.v.lora_b", "~layers.*.self_attn.v_proj.lora_B.weight"),
     copy("blocks.*.attn.out.lora_a", "~layers.*.self_attn.o_proj.lora_A.weight"),
     copy("blocks.*.attn.out.lora_b", "~layers.*.self_attn.o_proj.lora_B.weight"),
+    copy("blocks.*.mlp.gate.lora_a", "~layers.*.mlp.gate_proj.lora_A.weight"),
+    copy("blocks.*.mlp.gate.lora_b", "~layers.*.mlp.gate_proj.lora_B.weight"),
+    copy("blocks.*.mlp.up.lora_a", "~layers.*.mlp.up_proj.lora_A.weight"),
+    copy("blocks.*.mlp.up.lora_b", "~layers.*.mlp.up_proj.lora_B.weight"),
+    copy("blocks.*.mlp.down.lora_a", "~layers.*.mlp.down_proj.lora_A.weight"),
+    copy("blocks.*.mlp.down.lora_b", "~layers.*.mlp.down_proj.lora_B.weight"),
 ];
 
 /// The name map of changes of low rank; ask it before that of the body.

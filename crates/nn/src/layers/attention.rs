@@ -101,6 +101,21 @@ pub struct AttentionSizes {
     pub has_out_bias: bool,
 }
 
+/// The angles that queries and keys are turned by.
+#[derive(Clone, Copy, Debug)]
+pub struct Turns<'a> {
+    /// Of the queries.
+    pub queries: &'a Angles,
+    /// Of the keys.
+    pub keys: &'a Angles,
+}
+
+impl<'a> From<&'a Angles> for Turns<'a> {
+    fn from(angles: &'a Angles) -> Self {
+        Self { queries: angles, keys: angles }
+    }
+}
+
 /// Attention with a projection each for queries, keys and values: to the sequence itself, or to
 /// another one, the memory.
 #[derive(Debug)]
@@ -208,6 +223,21 @@ impl Attention {
         self.attend(x, (&keys, &values), mask, residual)
     }
 
+    /// `out(attention(x, keys of one memory, values of another))`, such as keys that carry positions.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn forward_apart(
+        &self,
+        x: &Tensor,
+        key_memory: &Tensor,
+        value_memory: &Tensor,
+        mask: &AttentionMask,
+    ) -> Result<Tensor> {
+        let (keys, values) = (self.k.forward(key_memory)?, self.v.forward(value_memory)?);
+        self.attend(x, (&keys, &values), mask, None)
+    }
+
     /// Self-attention whose queries and keys are turned by the angles of their positions.
     ///
     /// # Errors
@@ -215,20 +245,20 @@ impl Attention {
     pub fn forward_rotary(
         &self,
         x: &Tensor,
-        angles: &Angles,
+        turns: Turns,
         mask: &AttentionMask,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         let heads = self.sizes.heads;
         let (keys, values) = self.keys_values(x)?;
-        let keys = keys.rotate(angles, heads.kv_heads)?;
-        let queries = self.q.forward(x)?.rotate(angles, heads.heads)?;
+        let keys = keys.rotate(turns.keys, heads.kv_heads)?;
+        let queries = self.q.forward(x)?.rotate(turns.queries, heads.heads)?;
         let mixed = queries.attention(&keys, &values, heads, mask)?;
         self.out.forward_with(&mixed, Activation::None, residual)
     }
 
     /// Self-attention of new tokens, whose keys and values join those of the tokens before them;
-    /// `angles` turn queries and keys, if given.
+    /// `turns` turn queries and keys, if given.
     ///
     /// # Errors
     /// If shapes do not fit.
@@ -236,16 +266,16 @@ impl Attention {
         &self,
         x: &Tensor,
         past: &mut KeyValues,
-        angles: Option<&Angles>,
+        turns: Option<Turns>,
         step: &Step,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         let heads = self.sizes.heads;
         let (mut keys, values) = self.keys_values(x)?;
         let mut queries = self.q.forward(x)?;
-        if let Some(angles) = angles {
-            keys = keys.rotate(angles, heads.kv_heads)?;
-            queries = queries.rotate(angles, heads.heads)?;
+        if let Some(turns) = turns {
+            keys = keys.rotate(turns.keys, heads.kv_heads)?;
+            queries = queries.rotate(turns.queries, heads.heads)?;
         }
         past.push(&keys, &values, step.lens)?;
         let mixed = past.attend(&queries, heads, step)?;

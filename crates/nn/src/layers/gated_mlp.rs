@@ -31,6 +31,20 @@ impl GatedMlp {
         }
     }
 
+    /// With changes of low rank to the layers `on`, by their names.
+    #[must_use]
+    pub fn with_lora(self, b: &Builder, rank: usize, scale: f32, on: &[&str]) -> Self {
+        let changed = |layer: Linear, name: &str| {
+            if on.contains(&name) { layer.with_lora(&b.at(name), rank, scale) } else { layer }
+        };
+        Self {
+            gate: changed(self.gate, "gate"),
+            up: changed(self.up, "up"),
+            down: changed(self.down, "down"),
+            activation: self.activation,
+        }
+    }
+
     /// `down(activation(gate(x)) * up(x)) + residual`; `[.., width]` in and out.
     ///
     /// # Errors

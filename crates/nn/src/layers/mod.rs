@@ -13,7 +13,7 @@ mod local_attention;
 mod mlp;
 mod rms_norm;
 
-pub use attention::{Attention, AttentionSizes, SelfAttention};
+pub use attention::{Attention, AttentionSizes, SelfAttention, Turns};
 pub use batch_norm::{BatchNorm, NormStatistics};
 pub use conv2d::Conv2d;
 pub use dropout::Dropout;

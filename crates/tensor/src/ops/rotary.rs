@@ -35,6 +35,22 @@ impl Rotary {
         Self { frequencies: (0..half).map(frequency).collect() }
     }
 
+    /// The same with frequencies that are rounded to 16 bits of f16, as a model keeps them that was
+    /// trained so. All are at least 6.2e-5, so none is subnormal.
+    #[must_use]
+    pub fn rounded_to_f16(mut self) -> Self {
+        for frequency in &mut self.frequencies {
+            let bits = frequency.to_bits();
+            *frequency = f32::from_bits((bits + 0xFFF + ((bits >> 13) & 1)) & !0x1FFF);
+        }
+        self
+    }
+
+    /// How far each pair of a head turns from one position to the next.
+    pub fn frequencies(&self) -> &[f32] {
+        &self.frequencies
+    }
+
     /// The angles of tokens at these positions.
     pub fn angles(&self, positions: &[u32]) -> Angles {
         let half = self.frequencies.len();
@@ -47,6 +63,37 @@ impl Rotary {
             }
         }
         Angles(Arc::new(tables))
+    }
+}
+
+impl Angles {
+    /// Those of the tokens of each part, one part behind the other. All are of heads of one size.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn join(parts: &[Self]) -> Result<Self> {
+        let half = parts.first().map_or(0, |part| part.0.half);
+        let mut tables = Tables { half, cos: Vec::new(), sin: Vec::new() };
+        for part in parts {
+            if part.0.half != half {
+                let got = [2 * part.0.half].into();
+                return Err(Error::shape("join", format!("heads of {}", 2 * half), &got));
+            }
+            tables.cos.extend_from_slice(&part.0.cos);
+            tables.sin.extend_from_slice(&part.0.sin);
+        }
+        Ok(Self(Arc::new(tables)))
+    }
+
+    /// The same for tokens that are also multiplied by these factors, one for each.
+    #[must_use]
+    pub fn scaled(&self, factors: &[f32]) -> Self {
+        let Tables { half, cos, sin } = &*self.0;
+        let scaled = |values: &[f32]| {
+            let tokens = values.chunks((*half).max(1)).zip(factors);
+            tokens.flat_map(|(token, factor)| token.iter().map(move |v| v * factor)).collect()
+        };
+        Self(Arc::new(Tables { half: *half, cos: scaled(cos), sin: scaled(sin) }))
     }
 }
 
