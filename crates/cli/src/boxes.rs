@@ -72,7 +72,9 @@ impl<'a> Drawing<'a> {
     ) -> Result<Self, Failure> {
         let notation = session.opened.model.talker().and_then(Talker::boxes);
         if args.draw.is_some() && notation.is_none() {
-            return Err(session.unsuitable("--draw", "a MiniGPT-v2, which answers with boxes"));
+            return Err(
+                session.unsuitable("--draw", "a MiniGPT-v2 or a Qwen-VL, which answer with boxes")
+            );
         }
         Ok(Self { notation, file: args.draw.as_deref(), upright })
     }

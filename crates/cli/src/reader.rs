@@ -9,7 +9,7 @@ use ocelli_models::generate::{Cache, Decoder, Prompt};
 use ocelli_models::language::causal::CausalModel;
 use ocelli_models::language::t5::T5;
 use ocelli_models::systems::blip2::Blip2;
-use ocelli_models::systems::talker::{Talker, ids, text_ids};
+use ocelli_models::systems::talker::{Talker, text_ids};
 use ocelli_models::systems::writer::{Request, Writer};
 use ocelli_tensor::{Tensor, no_grad};
 use std::time::{Duration, Instant};
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
                 Ok(Asked { decoder: *model, prompts, cache, read, encoding: started.elapsed() })
             }
             Self::Talker(talker, pictures) => {
-                let ids = |text: &String| ids(tokenizer, text, talker.reading());
+                let ids = |text: &String| talker.ids(tokenizer, text);
                 Self::spliced(talker.language(), texts.iter().map(ids), pictures)
             }
             Self::Causal(model) => {

@@ -4,11 +4,15 @@ use crate::failure::Failure;
 use ocelli_models::Model;
 use ocelli_models::language::llama::{Llama, LlamaConfig};
 use ocelli_models::systems::clip::{Clip, ClipConfig};
+use ocelli_models::systems::mplug_owl::{MplugOwl, MplugOwlConfig};
+use ocelli_models::systems::qwen_vl::{QwenVl, QwenVlConfig};
+use ocelli_models::systems::visualglm::{VisualGlm, VisualGlmConfig};
+use ocelli_models::systems::xcomposer::{XComposer, XComposerConfig};
 use ocelli_models::vision::vit::{Vit, VitConfig};
 use ocelli_nn::Builder;
 
 /// All of them, as the papers and OpenAI's code spell them.
-pub(crate) const NAMES: [&str; 20] = [
+pub(crate) const NAMES: [&str; 24] = [
     "vit-ti16",
     "vit-s32",
     "vit-s16",
@@ -29,6 +33,10 @@ pub(crate) const NAMES: [&str; 20] = [
     "llama-1.1b",
     "llama-7b",
     "llama-13b",
+    "mplug-owl-7b",
+    "qwen-vl-7b",
+    "visualglm-6b",
+    "xcomposer-vl-7b",
 ];
 
 /// A model of a published size with parameters of `b`, whatever the case of the letters.
@@ -47,6 +55,18 @@ pub(crate) fn build(shape: &str, b: &Builder) -> Result<Model, Failure> {
     }
     if let Some(config) = name.strip_prefix("llama-").and_then(LlamaConfig::variant) {
         return Ok(Model::Llama(Box::new(Llama::new(&config, b))));
+    }
+    if let Some(config) = name.strip_prefix("mplug-owl-").and_then(MplugOwlConfig::variant) {
+        return Ok(Model::MplugOwl(Box::new(MplugOwl::new(&config, b))));
+    }
+    if let Some(config) = name.strip_prefix("qwen-vl-").and_then(QwenVlConfig::variant) {
+        return Ok(Model::QwenVl(Box::new(QwenVl::new(&config, b))));
+    }
+    if let Some(config) = name.strip_prefix("visualglm-").and_then(VisualGlmConfig::variant) {
+        return Ok(Model::VisualGlm(Box::new(VisualGlm::new(&config, b))));
+    }
+    if let Some(config) = name.strip_prefix("xcomposer-").and_then(XComposerConfig::variant) {
+        return Ok(Model::XComposer(Box::new(XComposer::new(&config, b))));
     }
     let size = name.trim_start_matches("vit-");
     let (size, patch) = size.split_at(size.find(|c: char| c.is_ascii_digit()).unwrap_or(0));

@@ -2,89 +2,25 @@
 //! the vocabulary of a LLaMA tokenizer, so that texts go through prompt, tokenizer and tables.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
-use serde_json::Value;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod widened;
 
-const FOX: &str = "examples/pictures/fox.svg";
-const ROCKET: &str = "examples/pictures/rocket.svg";
+use serde_json::Value;
+use std::path::Path;
+use widened::{FOX, Folder, ROCKET, ocelli, texts, widened};
+
 /// Pieces of the tokenizer.
 const VOCAB: usize = 900;
 /// What a text with everything around it may need.
 const CONTEXT: usize = 1024;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-fn ocelli(arguments: &[&str], input: &str) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ocelli"));
-    command.current_dir(root()).args(arguments);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// A folder that is removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// The model of a stored case with tables for every piece of the tokenizer, whose files are added.
 fn with_words(case: &str) -> Folder {
-    let from = root().join("testdata/golden/minigpt4").join(case);
-    let to = std::env::temp_dir().join(format!("ocelli-{case}-{}", std::process::id()));
-    std::fs::create_dir_all(&to).unwrap();
-    let mut config: Value =
-        serde_json::from_slice(&std::fs::read(from.join("config.json")).unwrap()).unwrap();
-    config["llama"]["vocab_size"] = VOCAB.into();
-    config["llama"]["max_position_embeddings"] = CONTEXT.into();
-    std::fs::write(to.join("config.json"), config.to_string()).unwrap();
-    let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
-    let stored = SafeTensors::deserialize(&bytes).unwrap();
-    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = stored
-        .tensors()
-        .into_iter()
-        .map(|(name, view)| {
-            let (mut shape, mut data) = (view.shape().to_vec(), view.data().to_vec());
-            let is_table = ["llama_model", "embed_tokens.weight"].iter().all(|p| name.contains(p))
-                || name.ends_with("lm_head.weight");
-            if is_table {
-                // Rows as unlike each other as the first ones, the same in every run.
-                for i in shape[0] * shape[1]..VOCAB * shape[1] {
-                    let value = ((i as f32) * 12.9898).sin() * 0.5;
-                    data.extend_from_slice(&value.to_le_bytes());
-                }
-                shape[0] = VOCAB;
-            }
-            (name, shape, data)
-        })
-        .collect();
-    let views = tensors.iter().map(|(name, shape, data)| {
-        (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
-    });
-    serialize_to_file(views, None, &to.join("model.safetensors")).unwrap();
-    let words = root().join("testdata/text/tokenizers/llama_tiny");
-    for file in ["tokenizer.model", "tokenizer_config.json"] {
-        std::fs::copy(words.join(file), to.join(file)).unwrap();
-    }
-    Folder(to)
+    let tables = [".embed_tokens.weight", ".lm_head.weight"];
+    let words = ["llama_tiny", "tokenizer.model"];
+    widened(&format!("minigpt4/{case}"), &tables, VOCAB, words, |config| {
+        config["llama"]["vocab_size"] = VOCAB.into();
+        config["llama"]["max_position_embeddings"] = CONTEXT.into();
+    })
 }
 
 const SYSTEM: &str = "Give the following image: <Img>ImageContent</Img>. You will be able to see the \
@@ -99,15 +35,6 @@ fn behind(model: &str, prompt: &str, images: &[&str]) -> String {
     // Where the next message would begin, an answer ends.
     arguments.extend(["--stop", "###", "--stop", "<s>[INST]"]);
     ocelli(&arguments, "").trim().to_owned()
-}
-
-/// The texts of lines of JSON.
-fn texts(lines: &str) -> Vec<String> {
-    let text = |line: &str| {
-        let line: Value = serde_json::from_str(line).unwrap();
-        line["text"].as_str().unwrap().to_owned()
-    };
-    lines.lines().map(text).collect()
 }
 
 /// Every command with the prompt that the publication has for it.

@@ -15,7 +15,7 @@ use ocelli_data::text::{Tokenizer, Turn};
 use ocelli_models::Work;
 use ocelli_models::generate::{Flow, Sampling, Settings, Strategy};
 use ocelli_models::language::causal::CausalModel;
-use ocelli_models::systems::talker::{Conversation, Talker, ids, text_ids};
+use ocelli_models::systems::talker::{Conversation, Talker, text_ids};
 use ocelli_tensor::Tensor;
 use serde::Serialize;
 use std::io::{BufRead, IsTerminal, Write, stderr, stdin};
@@ -304,7 +304,7 @@ impl Chat<'_> {
     fn answer(&mut self) -> Result<String, Failure> {
         let text = self.form.render(&self.turns)?;
         let ids = match self.eyes {
-            Some((talker, _)) => ids(self.tokenizer, &text, talker.reading()),
+            Some((talker, _)) => talker.ids(self.tokenizer, &text),
             None => text_ids(self.tokenizer, &text),
         };
         let pictures: Vec<Tensor> = self.shown.iter().map(|s| s.tokens.clone()).collect();

@@ -1,5 +1,7 @@
 //! Connectors: image tokens to what a language model reads.
 
+pub mod abstractor;
+pub mod position_resampler;
 pub mod projector;
 pub mod qformer;
 pub mod splice;

@@ -18,23 +18,40 @@ pub struct BlockCache {
 #[derive(Clone, Debug)]
 pub struct Cache {
     blocks: Vec<BlockCache>,
+    /// Tokens that each row had when a prompt of it was read, where the model keeps that.
+    prompts: Vec<usize>,
 }
 
 impl Cache {
     /// From the caches of the blocks, first block first.
     pub fn new(blocks: Vec<BlockCache>) -> Self {
-        Self { blocks }
+        let rows = blocks.first().map_or(0, |b| b.own.lens().len());
+        Self { blocks, prompts: vec![0; rows] }
     }
 
     /// An empty cache of blocks without a memory, all alike.
     pub fn empty(batch: usize, depth: usize, kv_heads: usize, head_dim: usize) -> Self {
         let own = KeyValues::new(batch, kv_heads, head_dim);
-        Self { blocks: vec![BlockCache { own, memory: None }; depth] }
+        Self::new(vec![BlockCache { own, memory: None }; depth])
     }
 
     /// Tokens of each row.
     pub fn lens(&self) -> Vec<usize> {
         self.blocks.first().map(|b| b.own.lens()).unwrap_or_default()
+    }
+
+    /// Tokens that each row had when a prompt of it was last read, for models to which that makes a
+    /// difference; 0 if none was.
+    pub fn prompts(&self) -> &[usize] {
+        &self.prompts
+    }
+
+    /// Says that row `row` had so many tokens when a prompt of it was read.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn set_prompt(&mut self, row: usize, tokens: usize) {
+        self.prompts[row] = tokens;
     }
 
     /// The blocks, first block first.
@@ -67,8 +84,9 @@ impl Cache {
     /// The rows of all parts, which are caches of one model.
     pub fn join(parts: impl IntoIterator<Item = Self>) -> Self {
         let mut parts = parts.into_iter();
-        let mut all = parts.next().unwrap_or(Self { blocks: Vec::new() });
+        let mut all = parts.next().unwrap_or_else(|| Self::new(Vec::new()));
         for part in parts {
+            all.prompts.extend(part.prompts);
             for (to, from) in all.blocks.iter_mut().zip(part.blocks) {
                 to.own.append(from.own);
                 if let (Some(to), Some(from)) = (&mut to.memory, from.memory) {
@@ -84,6 +102,7 @@ impl Cache {
     /// # Panics
     /// If there is no such row.
     pub fn select(&mut self, order: &[usize]) {
+        self.prompts = order.iter().map(|i| self.prompts[*i]).collect();
         for block in &mut self.blocks {
             block.own.select(order);
             if let Some(memory) = &mut block.memory {

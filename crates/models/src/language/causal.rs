@@ -21,6 +21,12 @@ pub trait CausalModel: Decoder {
     /// If shapes do not fit.
     fn logits(&self, features: &Tensor) -> Result<Tensor>;
 
+    /// Whether a text of `tokens` may go on from what row 0 of a cache holds of it. If not, it is read
+    /// anew, as what was read would be another thing in the longer text.
+    fn goes_on(&self, _cache: &Cache, _tokens: usize) -> bool {
+        true
+    }
+
     /// A cache for `batch` texts.
     fn new_cache(&self, batch: usize) -> Cache;
 

@@ -2,9 +2,11 @@
 
 pub mod bert;
 pub mod causal;
+pub mod chatglm;
 pub mod clip_text;
 pub mod gpt2;
 pub mod llama;
 pub mod med;
 pub mod opt;
+pub mod qwen;
 pub mod t5;

@@ -207,8 +207,17 @@ fn with_tower(files: &Files, weights: Checkpoint) -> Result<Checkpoint> {
 }
 
 /// Parts of systems, as the names of their parameters begin.
-const PARTS: [&str; 7] =
-    ["vision", "norm", "qformer", "projector", "projection", "language", "matching"];
+const PARTS: [&str; 9] = [
+    "vision",
+    "norm",
+    "qformer",
+    "abstractor",
+    "resampler",
+    "projector",
+    "projection",
+    "language",
+    "matching",
+];
 
 /// Which part of a composed model comes from where; nothing of a model that lies in one place.
 pub(super) fn sources(

@@ -1,6 +1,8 @@
 //! Families of checkpoints, and how one is told from another.
 
-use super::{blip_config, blip2_config};
+use super::{
+    blip_config, blip2_config, mplug_owl_config, qwen_vl_config, visualglm_config, xcomposer_config,
+};
 use ocelli_nn::checkpoint::Checkpoint;
 use serde_json::Value;
 
@@ -55,13 +57,21 @@ pub enum Family {
     Llava,
     /// MiniGPT-4 and MiniGPT-v2 of the original code.
     MiniGpt4,
+    /// mPLUG-Owl of the original code, or its abstractor alone.
+    MplugOwl,
+    /// Qwen-VL of the original code, or its adapter alone.
+    QwenVl,
+    /// VisualGLM, what sees in it, or a `ChatGLM`.
+    VisualGlm,
+    /// InternLM-XComposer, or an `InternLM`.
+    XComposer,
     /// A model that this program trained.
     Ocelli,
 }
 
 impl Family {
     /// All families with their names on the command line.
-    pub const ALL: [(&'static str, Self); 25] = [
+    pub const ALL: [(&'static str, Self); 29] = [
         ("transformers-vit", Self::TransformersVit),
         ("dinov2", Self::Dinov2),
         ("timm-vit", Self::TimmVit),
@@ -86,6 +96,10 @@ impl Family {
         ("gguf", Self::Gguf),
         ("llava", Self::Llava),
         ("minigpt4", Self::MiniGpt4),
+        ("mplug-owl", Self::MplugOwl),
+        ("qwen-vl", Self::QwenVl),
+        ("visualglm", Self::VisualGlm),
+        ("xcomposer", Self::XComposer),
         ("ocelli", Self::Ocelli),
     ];
 
@@ -126,6 +140,10 @@ impl Family {
             Some("t5") => return Some(Self::T5),
             Some("llama") => return Some(Self::Llama),
             Some("llava" | "llava_llama") => return Some(Self::Llava),
+            Some("mplug-owl") => return Some(Self::MplugOwl),
+            Some("qwen") if config.get("visual").is_some() => return Some(Self::QwenVl),
+            Some("chatglm") => return Some(Self::VisualGlm),
+            Some("InternLMXComposer" | "internlm") => return Some(Self::XComposer),
             Some("gpt2") => return Some(Self::Gpt2),
             Some("opt") => return Some(Self::Opt),
             Some("blip") => return Some(Self::TransformersBlip),
@@ -150,6 +168,14 @@ impl Family {
             Some(Self::JaxVit)
         } else if blip_config::is_original(weights) {
             Some(Self::OriginalBlip)
+        } else if has(mplug_owl_config::ABSTRACTOR) {
+            Some(Self::MplugOwl)
+        } else if has(qwen_vl_config::TOWER) || has(qwen_vl_config::ADAPTER) {
+            Some(Self::QwenVl)
+        } else if visualglm_config::is_one(weights) {
+            Some(Self::VisualGlm)
+        } else if xcomposer_config::is_one(weights) {
+            Some(Self::XComposer)
         } else {
             blip2_config::family_of(weights)
         }

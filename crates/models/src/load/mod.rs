@@ -17,13 +17,17 @@ mod memory;
 mod minigpt4_config;
 mod minigpt4_parts;
 mod model;
+mod mplug_owl_config;
 mod open;
 mod processor;
 mod publish;
+mod qwen_vl_config;
 mod shapes;
 mod t5_config;
 mod texts;
+mod visualglm_config;
 mod vit_config;
+mod xcomposer_config;
 
 use self::compose::Layer;
 pub use self::family::Family;

@@ -1,8 +1,11 @@
 //! A model of any kind, and what it can do.
 
+use crate::connector::abstractor::Abstractor;
+use crate::connector::position_resampler::PositionResampler;
 use crate::connector::qformer::QFormer;
 use crate::language::bert::Bert;
 use crate::language::causal::CausalModel;
+use crate::language::chatglm::ChatGlm;
 use crate::language::gpt2::Gpt2;
 use crate::language::llama::Llama;
 use crate::language::opt::Opt;
@@ -14,8 +17,12 @@ use crate::systems::lit::Lit;
 use crate::systems::llava::Llava;
 use crate::systems::matcher::Matcher;
 use crate::systems::minigpt4::MiniGpt4;
+use crate::systems::mplug_owl::MplugOwl;
+use crate::systems::qwen_vl::QwenVl;
 use crate::systems::talker::Talker;
+use crate::systems::visualglm::{ImageEncoder, VisualGlm};
 use crate::systems::writer::Writer;
+use crate::systems::xcomposer::XComposer;
 use crate::vision::clip_vit::ClipVit;
 use crate::vision::eva_vit::EvaVit;
 use crate::vision::local_vit::LocalVit;
@@ -59,6 +66,22 @@ pub enum Model {
     Llava(Box<Llava>),
     /// A MiniGPT-4 or a MiniGPT-v2.
     MiniGpt4(Box<MiniGpt4>),
+    /// An mPLUG-Owl.
+    MplugOwl(Box<MplugOwl>),
+    /// The abstractor of an mPLUG-Owl.
+    Abstractor(Box<Abstractor>),
+    /// A Qwen-VL.
+    QwenVl(Box<QwenVl>),
+    /// The adapter of a Qwen-VL.
+    PositionResampler(Box<PositionResampler>),
+    /// A VisualGLM.
+    VisualGlm(Box<VisualGlm>),
+    /// What sees in a VisualGLM.
+    ImageEncoder(Box<ImageEncoder>),
+    /// A `ChatGLM`.
+    ChatGlm(Box<ChatGlm>),
+    /// An InternLM-XComposer.
+    XComposer(Box<XComposer>),
 }
 
 impl Model {
@@ -82,6 +105,14 @@ impl Model {
             Self::T5(_) => "a T5",
             Self::Llava(_) => "a LLaVA",
             Self::MiniGpt4(_) => "a MiniGPT-4",
+            Self::MplugOwl(_) => "an mPLUG-Owl",
+            Self::Abstractor(_) => "the abstractor of an mPLUG-Owl",
+            Self::QwenVl(_) => "a Qwen-VL",
+            Self::PositionResampler(_) => "the adapter of a Qwen-VL",
+            Self::VisualGlm(_) => "a VisualGLM",
+            Self::ImageEncoder(_) => "the eyes of a VisualGLM",
+            Self::ChatGlm(_) => "a ChatGLM",
+            Self::XComposer(_) => "an InternLM-XComposer",
         }
     }
 
@@ -92,6 +123,10 @@ impl Model {
             Self::Blip2(model) if model.config().writing.is_some() => Some(&**model),
             Self::Llava(model) => Some(&**model),
             Self::MiniGpt4(model) => Some(&**model),
+            Self::MplugOwl(model) => Some(&**model),
+            Self::QwenVl(model) => Some(&**model),
+            Self::VisualGlm(model) => Some(&**model),
+            Self::XComposer(model) => Some(&**model),
             _ => None,
         }
     }
@@ -101,6 +136,10 @@ impl Model {
         match self {
             Self::Llava(model) => Some(&**model),
             Self::MiniGpt4(model) => Some(&**model),
+            Self::MplugOwl(model) => Some(&**model),
+            Self::QwenVl(model) => Some(&**model),
+            Self::VisualGlm(model) => Some(&**model),
+            Self::XComposer(model) => Some(&**model),
             _ => None,
         }
     }
@@ -120,6 +159,7 @@ impl Model {
             Self::Llama(model) => Some(&**model),
             Self::Gpt2(model) => Some(&**model),
             Self::Opt(model) => Some(&**model),
+            Self::ChatGlm(model) => Some(&**model),
             _ => None,
         }
     }

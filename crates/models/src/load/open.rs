@@ -2,8 +2,8 @@
 
 use super::{
     Family, Files, HeadCounts, Model, Opened, bert_config, blip_config, blip2_config, blip2_parts,
-    causal_config, clip_config, compose, gguf_config, llava_config, minigpt4_config, t5_config,
-    vit_config,
+    causal_config, clip_config, compose, gguf_config, llava_config, minigpt4_config,
+    mplug_owl_config, qwen_vl_config, t5_config, visualglm_config, vit_config, xcomposer_config,
 };
 use crate::Result;
 use crate::language::bert::{self, Bert};
@@ -156,6 +156,10 @@ impl Files {
             }
             Family::Llava => llava_config::open(&self.config, weights, &file)?,
             Family::MiniGpt4 => minigpt4_config::open(&self.config, weights, &file)?,
+            Family::MplugOwl => mplug_owl_config::open(&self.config, weights, &file)?,
+            Family::QwenVl => qwen_vl_config::open(&self.config, weights, &file)?,
+            Family::VisualGlm => visualglm_config::open(&self.config, weights, &file)?,
+            Family::XComposer => xcomposer_config::open(&self.config, weights, &file)?,
             Family::T5 => t5_config::open(&self.config, weights, &file)?,
             Family::Gguf => gguf_config::open(&self.config, weights, &file)?,
             Family::Ocelli => {

@@ -2,7 +2,8 @@
 
 use super::{
     Family, Files, HeadCounts, blip_config, blip2_config, clip_config, llava_config,
-    minigpt4_config, read_text,
+    minigpt4_config, mplug_owl_config, qwen_vl_config, read_text, visualglm_config,
+    xcomposer_config,
 };
 use crate::{Error, Result};
 use ocelli_data::image::{PictureError, Processor};
@@ -70,6 +71,16 @@ impl Files {
                 let weights = self.weights()?;
                 let file = self.config_file();
                 let (height, width) = minigpt4_config::image_size(&self.config, &weights, &file)?;
+                squeezed(height, width).map_err(picture)
+            }
+            Family::MplugOwl | Family::QwenVl | Family::VisualGlm | Family::XComposer => {
+                let size = match self.family {
+                    Family::MplugOwl => mplug_owl_config::image_size,
+                    Family::QwenVl => qwen_vl_config::image_size,
+                    Family::VisualGlm => visualglm_config::image_size,
+                    _ => xcomposer_config::image_size,
+                };
+                let (height, width) = size(&self.config, &self.config_file())?;
                 squeezed(height, width).map_err(picture)
             }
             Family::Ocelli => self.own_processor(),

@@ -3,7 +3,7 @@
 use super::fields::Fields;
 use super::{
     Family, Files, bert_config, blip_config, blip2_config, blip2_parts, builtin, gguf_config,
-    read_json,
+    qwen_vl_config, read_json, xcomposer_config,
 };
 use crate::Result;
 use crate::systems::lit::LitConfig;
@@ -46,7 +46,13 @@ impl Files {
             Value::Array(list) => Some(list.iter().filter_map(id).collect()),
             one => Some(vec![id(one)?]),
         };
-        Ok(of(&own).or_else(|| of(&self.config)).unwrap_or_default())
+        let mut ends: Vec<u32> = of(&own).or_else(|| of(&self.config)).unwrap_or_default();
+        match self.family {
+            Family::QwenVl => ends.extend(qwen_vl_config::end_tokens(&self.config)),
+            Family::XComposer => ends.extend(xcomposer_config::end_tokens(&self.config)),
+            _ => {}
+        }
+        Ok(ends)
     }
 
     /// The tokenizer of a language model. Needs no weights.
@@ -73,8 +79,15 @@ impl Files {
             return self.path.clone();
         }
         let dir = self.tokenizer_dir();
-        let names =
-            ["tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"];
+        let names = [
+            "tokenizer.json",
+            "tokenizer.model",
+            "spiece.model",
+            "ice_text.model",
+            "qwen.tiktoken",
+            "vocab.json",
+            "vocab.txt",
+        ];
         names.iter().map(|name| dir.join(name)).find(|file| file.is_file()).unwrap_or(dir)
     }
 

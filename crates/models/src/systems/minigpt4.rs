@@ -6,9 +6,7 @@
 
 use crate::Result;
 use crate::connector::qformer::{self, QFormer, QFormerConfig};
-use crate::connector::splice::Spliced;
-use crate::generate::{Decoder, Rows};
-use crate::language::causal::{CausalModel, next_token_loss};
+use crate::language::causal::CausalModel;
 use crate::language::llama::{self, Llama, LlamaConfig};
 use crate::systems::talker::{Talker, one_by_one};
 use crate::systems::writer::Request;
@@ -16,8 +14,7 @@ use crate::vision::eva_vit::{self, EvaVit, EvaVitConfig};
 use ocelli_data::text::BoxNotation;
 use ocelli_nn::layers::{LayerNorm, Linear};
 use ocelli_nn::{Builder, Init, Name, Names, copy};
-use ocelli_tensor::{Targets, Tensor};
-use std::sync::Arc;
+use ocelli_tensor::Tensor;
 
 /// Image tokens that stand beside each other and become one where there is no Q-Former.
 const JOINED: usize = 4;
@@ -64,17 +61,6 @@ pub struct MiniGpt4Config {
     pub text: LlamaConfig,
     /// What was trained of it.
     pub lora: Option<LoraConfig>,
-}
-
-/// Texts of a batch as the language model reads them.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// `[batch, tokens, width]`; the embedding of the padding token behind each text.
-    pub embeddings: Tensor,
-    /// `[batch, tokens]`, 0 behind each text.
-    pub mask: Arc<[u8]>,
-    /// `[batch, tokens]`.
-    pub labels: Vec<u32>,
 }
 
 /// MiniGPT-4.
@@ -131,43 +117,6 @@ impl MiniGpt4 {
             }
         };
         Ok(self.projection.forward(&read)?)
-    }
-
-    /// Pads texts with their pictures to a batch of `tokens`, or of the longest text if that is more.
-    /// The original code takes the longest prompt and the longest answer together.
-    ///
-    /// # Errors
-    /// If there is no text, or `pad` is not in the vocabulary.
-    pub fn batch(&self, texts: &[Spliced], tokens: usize, pad: u32) -> Result<Batch> {
-        let longest = texts.iter().map(|t| t.labels.len()).max().unwrap_or(0).max(tokens);
-        let (mut rows, mut mask, mut labels) = (Vec::new(), Vec::new(), Vec::new());
-        for text in texts {
-            let (len, padding) = (text.labels.len(), longest - text.labels.len());
-            let behind = self.language.embed(&vec![pad; padding])?;
-            rows.push(Tensor::cat(&[&text.embeddings, &behind], 0)?);
-            mask.extend(std::iter::repeat_n(1, len).chain(std::iter::repeat_n(0, padding)));
-            labels.extend_from_slice(&text.labels);
-            labels.extend(std::iter::repeat_n(Targets::IGNORED, padding));
-        }
-        let embeddings = Rows::join(&rows)?.embeddings;
-        Ok(Batch { embeddings, mask: mask.into(), labels })
-    }
-
-    /// Logits of the token behind each one, `[batch, tokens, vocab]`.
-    ///
-    /// # Errors
-    /// If the texts are longer than the context.
-    pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
-        let x = self.language.features(&batch.embeddings, Some(&batch.mask))?;
-        self.language.logits(&x)
-    }
-
-    /// The mean cross-entropy of the labels.
-    ///
-    /// # Errors
-    /// As for [`MiniGpt4::logits`].
-    pub fn loss(&self, batch: &Batch) -> Result<Tensor> {
-        next_token_loss(&self.logits(batch)?, &batch.labels)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Systems composed of the parts.
 
+pub mod batch;
 pub mod blip;
 pub mod blip2;
 pub mod blip2_pretraining;
@@ -10,5 +11,9 @@ pub mod lit;
 pub mod llava;
 pub mod matcher;
 pub mod minigpt4;
+pub mod mplug_owl;
+pub mod qwen_vl;
 pub mod talker;
+pub mod visualglm;
 pub mod writer;
+pub mod xcomposer;

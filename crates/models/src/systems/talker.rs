@@ -31,6 +31,11 @@ pub trait Talker {
         Reading::default()
     }
 
+    /// Ids of a text with one [`IMAGE`] for each [`IMAGE_MARK`], as it was tuned to read them.
+    fn ids(&self, tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+        ids(tokenizer, text, self.reading())
+    }
+
     /// How it writes where things are, if it was tuned to.
     fn boxes(&self) -> Option<&'static BoxNotation> {
         None
@@ -116,6 +121,8 @@ impl Conversation {
             let all = Spliced::new(language, ids, None, pictures)?;
             // At least one token is read, as an answer begins behind it.
             let most = ids.len().saturating_sub(1);
+            let goes_on = language.goes_on(&self.cache, all.embeddings.shape().rows());
+            let most = if goes_on { most } else { 0 };
             let same = self.read.iter().zip(&ids[..most]).take_while(|(a, b)| a == b).count();
             let seen = ids[..same].iter().filter(|id| **id == IMAGE).count();
             let rows =
@@ -173,7 +180,7 @@ impl<T: Talker> Writer for T {
             Some(template) => template.render(&template.show(1, &text)),
             None => text,
         };
-        let ids = ids(tokenizer, &text, self.reading());
+        let ids = self.ids(tokenizer, &text);
         no_grad(|| {
             let prompt =
                 |picture| Ok(Prompt::from(Spliced::new(language, &ids, None, &[picture])?));

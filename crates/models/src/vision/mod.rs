@@ -5,6 +5,7 @@ pub mod clip_vit;
 pub mod eva_vit;
 pub mod local_vit;
 pub mod position;
+pub mod qwen_vit;
 pub mod resnet_v2;
 pub mod timm_vit;
 pub mod vit;

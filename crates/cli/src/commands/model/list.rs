@@ -47,6 +47,12 @@ fn described(family: Family) -> [&'static str; 2] {
         Family::MiniGpt4 => {
             ["MiniGPT-4, MiniGPT-v2", "a file of its tensors with all parts, config.json beside it"]
         }
+        Family::MplugOwl => ["mPLUG-Owl, its abstractor", "config.json with model_type mplug-owl"],
+        Family::QwenVl => ["Qwen-VL, its adapter", "config.json with model_type qwen and visual"],
+        Family::VisualGlm => ["VisualGLM, ChatGLM", "config.json with model_type chatglm"],
+        Family::XComposer => {
+            ["InternLM-XComposer", "config.json with model_type InternLMXComposer or internlm"]
+        }
         Family::Ocelli => ["trained by this program", "config.json with format ocelli"],
     }
 }

@@ -49,10 +49,17 @@ impl Case {
             "grad_lm/",
             "adamw/",
             "gen/",
+            "turn2/",
             "momentum/",
             "queue/",
         ];
-        let given = ["gen/input_ids", "gen/attention_mask", "gen/prompt_ids"];
+        let given = [
+            "gen/input_ids",
+            "gen/attention_mask",
+            "gen/prompt_ids",
+            "gen/image_index",
+            "gen/image_indices",
+        ];
         let is_result = |name: &&str| {
             *name == "cache/step_logits"
                 || kinds.iter().any(|k| name.starts_with(k)) && !given.contains(name)

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use ocelli_models::generate::{
     Answer, Beams, Cache, Decoder, EarlyStopping, Flow, Prompt, Rows, Settings, Strategy, generate,
 };
+use ocelli_models::language::causal::CausalModel;
 use ocelli_tensor::{Tensor, no_grad};
 use regex::Regex;
 
@@ -74,6 +75,23 @@ pub(super) fn settings(case: &Case, name: &str, width: usize) -> Settings {
         Some(end) => Settings::greedy(longest(&name.replace("eos_stop", "output")), &[end]),
         None => Settings::greedy(longest(name), &eos(case)),
     }
+}
+
+/// What `model` writes behind a prompt where the case says so: as many ids as `name` holds, unless one of `eos`
+/// comes first.
+pub(super) fn greedy(
+    case: &Case,
+    name: &str,
+    model: &dyn CausalModel,
+    prompt: Prompt,
+    eos: &[u32],
+) -> Result<Tensor, Failure> {
+    let longest = case.shape(name).last().copied().unwrap_or(0);
+    let settings = Settings::greedy(longest, eos);
+    let mut cache = model.new_cache(1);
+    let answers = generate(model, &[prompt], &mut cache, &settings, &mut |_, _| Flow::Continue)?;
+    let ids: Vec<f32> = answers[0].ids.iter().map(|id| *id as f32).collect();
+    Ok(Tensor::from_slice(&ids, &[ids.len()])?)
 }
 
 /// Computes every `gen/*` of a decoder that has prompts only.

@@ -1,12 +1,12 @@
 //! Results of a MiniGPT-4 or MiniGPT-v2.
 
-use super::Computed;
 use super::case::Case;
+use super::{Computed, generation};
 use crate::failure::Failure;
 use ocelli_models::connector::splice::{IMAGE, Spliced};
-use ocelli_models::generate::{Flow, Prompt, Settings, generate};
 use ocelli_models::language::causal::next_token_loss;
-use ocelli_models::systems::minigpt4::{Batch, MiniGpt4};
+use ocelli_models::systems::batch::Batch;
+use ocelli_models::systems::minigpt4::MiniGpt4;
 use ocelli_models::systems::talker::Talker;
 use ocelli_tensor::{Targets, Tensor, no_grad};
 use serde_json::Value;
@@ -26,7 +26,7 @@ pub(super) fn outputs(
         let Some(pixels) = case.tensor("in/pixel_values")? else { return Ok(()) };
         computed.insert("tap/llama_proj".to_owned(), model.image_tokens(&pixels)?);
         let Some(batch) = batch(case, model)? else { return Ok(()) };
-        let logits = model.logits(&batch)?;
+        let logits = batch.logits(model.language())?;
         computed.insert("out/loss".to_owned(), next_token_loss(&logits, &batch.labels)?);
         computed.insert("out/loss_per_sample".to_owned(), loss_per_sample(&logits, &batch)?);
         let shape = &batch.embeddings.shape()[..2];
@@ -70,14 +70,8 @@ fn answer(case: &Case, model: &MiniGpt4, computed: &mut Computed) -> Result<(), 
     let &[tokens, width] = &spliced.embeddings.shape()[..] else { return Ok(()) };
     let context = spliced.embeddings.reshape(&[1, tokens, width])?;
     computed.insert("gen/context_embeds".to_owned(), context);
-    let longest = case.shape("gen/ids").last().copied().unwrap_or(0);
-    let language = model.language();
-    let mut cache = language.new_cache(1);
-    let settings = Settings::greedy(longest, &[EOS]);
-    let prompt: Prompt = spliced.into();
-    let answers = generate(language, &[prompt], &mut cache, &settings, &mut |_, _| Flow::Continue)?;
-    let ids: Vec<f32> = answers[0].ids.iter().map(|id| *id as f32).collect();
-    computed.insert("gen/ids".to_owned(), Tensor::from_slice(&ids, &[ids.len()])?);
+    let ids = generation::greedy(case, "gen/ids", model.language(), spliced.into(), &[EOS])?;
+    computed.insert("gen/ids".to_owned(), ids);
     Ok(())
 }
 
@@ -154,7 +148,8 @@ fn batch(case: &Case, model: &MiniGpt4) -> Result<Option<Batch>, Failure> {
         longest_answer = longest_answer.max(answer);
         texts.push(text);
     }
-    Ok(Some(model.batch(&texts, longest_prompt + longest_answer, pad)?))
+    let tokens = longest_prompt + longest_answer;
+    Ok(Some(Batch::new(model.language(), &texts, tokens, Some(pad))?))
 }
 
 /// Questions and answers of a sample.
@@ -177,7 +172,7 @@ fn turns(
 
 pub(super) fn loss(case: &Case, model: &MiniGpt4) -> Result<Option<Tensor>, Failure> {
     match batch(case, model)? {
-        Some(batch) => Ok(Some(model.loss(&batch)?)),
+        Some(batch) => Ok(Some(batch.loss(model.language())?)),
         None => Ok(None),
     }
 }

@@ -11,10 +11,14 @@ mod generation;
 mod gradients;
 mod llava;
 mod minigpt4;
+mod mplug_owl;
 mod qformer;
+mod qwen_vl;
 mod t5;
 mod tokenizer;
+mod visualglm;
 mod vit;
+mod xcomposer;
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -90,6 +94,14 @@ fn compute(case: &Case, opened: &Opened) -> Result<Computed, Failure> {
         Model::T5(model) => t5::outputs(case, model, &mut computed)?,
         Model::Llava(model) => llava::outputs(case, model, &mut computed)?,
         Model::MiniGpt4(model) => minigpt4::outputs(case, model, &mut computed)?,
+        Model::MplugOwl(model) => mplug_owl::outputs(case, model, &mut computed)?,
+        Model::Abstractor(model) => mplug_owl::abstractor_outputs(case, model, &mut computed)?,
+        Model::QwenVl(model) => qwen_vl::outputs(case, model, &mut computed)?,
+        Model::PositionResampler(model) => qwen_vl::adapter_outputs(case, model, &mut computed)?,
+        Model::VisualGlm(model) => visualglm::outputs(case, model, &mut computed)?,
+        Model::ImageEncoder(model) => visualglm::encoder_outputs(case, model, &mut computed)?,
+        Model::ChatGlm(model) => visualglm::chatglm_outputs(case, model, &mut computed)?,
+        Model::XComposer(model) => xcomposer::outputs(case, model, &mut computed)?,
         Model::Llama(_) | Model::Gpt2(_) | Model::Opt(_) => {
             if let Some(model) = opened.model.causal() {
                 causal::outputs(case, model, &mut computed)?;
@@ -110,6 +122,14 @@ fn compute(case: &Case, opened: &Opened) -> Result<Computed, Failure> {
         Model::T5(model) => t5::loss(case, model),
         Model::Llava(model) => llava::loss(case, model),
         Model::MiniGpt4(model) => minigpt4::loss(case, model),
+        Model::MplugOwl(model) => mplug_owl::loss(case, model),
+        Model::Abstractor(model) => mplug_owl::abstractor_loss(case, model),
+        Model::QwenVl(model) => qwen_vl::loss(case, model),
+        Model::PositionResampler(model) => qwen_vl::adapter_loss(case, model),
+        Model::VisualGlm(model) => visualglm::loss(case, model),
+        Model::ImageEncoder(model) => visualglm::encoder_loss(case, model),
+        Model::ChatGlm(model) => visualglm::chatglm_loss(case, model),
+        Model::XComposer(model) => xcomposer::loss(case, model),
         Model::Llama(_) | Model::Gpt2(_) | Model::Opt(_) => match opened.model.causal() {
             Some(model) => causal::loss(case, model),
             None => Ok(None),
