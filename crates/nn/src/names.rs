@@ -100,6 +100,8 @@ pub struct Names {
     head_dim: usize,
     /// The number of the last block.
     last: usize,
+    /// What the family has between the number of a block and its parts; empty for nothing.
+    block: &'static str,
 }
 
 /// What a parameter of ours is in a checkpoint.
@@ -127,6 +129,7 @@ impl Names {
             ignored: ignored.iter().map(|pattern| (*pattern).into()).collect(),
             head_dim: 0,
             last: 0,
+            block: "",
         }
     }
 
@@ -158,6 +161,13 @@ impl Names {
     #[must_use]
     pub fn within(self, root: &str) -> Self {
         Self { their_root: root.to_owned(), ..self }
+    }
+
+    /// The same where the family has `block` between the number of each block and its parts, as in
+    /// `layers.0.decoder_layer.norm.weight`.
+    #[must_use]
+    pub fn wrapped_in(self, block: &'static str) -> Self {
+        Self { block, ..self }
     }
 
     /// The same where further tensors carry nothing we need, such as blocks that are not run.
@@ -195,6 +205,15 @@ impl Names {
             };
             let mut theirs = expand(rule.theirs, &self.prefix, &stars);
             for name in theirs.iter_mut().filter(|name| !name.is_empty()) {
+                if let (false, true, Some(number)) =
+                    (self.block.is_empty(), rule.ours.starts_with("blocks.*."), stars.first())
+                {
+                    *name = name.replacen(
+                        &format!(".{number}."),
+                        &format!(".{number}.{}.", self.block),
+                        1,
+                    );
+                }
                 name.insert_str(0, &self.their_root);
             }
             let layout = match rule.layout {
@@ -222,6 +241,8 @@ impl Names {
 
     pub(crate) fn is_ignored(&self, name: &str) -> bool {
         let bare = name.strip_prefix(&self.prefix).unwrap_or(name);
+        let unwrapped = bare.replacen(&format!(".{}.", self.block), ".", 1);
+        let bare = if self.block.is_empty() { bare } else { &unwrapped };
         self.ignored.iter().any(|p| captures(p, bare).is_some() || captures(p, name).is_some())
     }
 }

@@ -54,8 +54,8 @@ fn dropout() {
 #[test]
 fn linear() {
     for activation in Activation::ALL {
-        if activation == Activation::Relu {
-            continue; // Its kink defeats finite differences; the kernel test covers it.
+        if [Activation::Relu, Activation::SquaredRelu].contains(&activation) {
+            continue; // Their kinks defeat finite differences; the kernel test covers them.
         }
         let inputs =
             [values(&[2, 3, 5], 1), values(&[4, 5], 2), values(&[4], 3), values(&[2, 3, 4], 4)];
@@ -105,6 +105,8 @@ fn rotary() {
     check("rotate", &[values(&[2, 2, 4 * 6], 1)], |x| x[0].rotate(&angles, 3));
     let scaled = angles.scaled(&[1.0, 2.0, 0.5, -1.5]);
     check("rotate, scaled", &[values(&[2, 2, 4 * 6], 1)], |x| x[0].rotate(&scaled, 3));
+    check("rotate_part", &[values(&[2, 2, 4 * 6], 1)], |x| x[0].rotate_part(&angles, 3, 8));
+    assert!(values(&[2, 2, 24], 1).rotate_part(&angles, 3, 5).is_err());
 }
 
 #[test]
@@ -143,6 +145,11 @@ fn elementwise_and_rearranging() {
     check("scale_columns", &[values(&[2, 3, 4], 1), values(&[4], 2)], |x| {
         x[0].scale_columns(&x[1])
     });
+    for factors in [vec![], vec![2], vec![2, 3]] {
+        let inputs = [values(&[2, 3, 4], 1), values(&factors, 2)];
+        check("scale_rows", &inputs, |x| x[0].scale_rows(&x[1]));
+    }
+    assert!(two[0].scale_rows(&values(&[3], 1)).is_err());
     check("scale", &two[..1], |x| x[0].scale(-1.5));
     check("sum", &two[..1], |x| x[0].sum());
     check("permute", &two[..1], |x| x[0].permute(&[2, 0, 1]));

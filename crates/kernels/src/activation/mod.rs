@@ -1,7 +1,7 @@
 //! Pointwise activations and their derivatives.
 //!
 //! GELU x Φ(x) with the error function (Hendrycks and Gimpel 2016, arXiv:1606.08415) and in its
-//! tanh form; QuickGELU x σ(1.702 x) of CLIP; SiLU x σ(x); ReLU; tanh.
+//! tanh form; QuickGELU x σ(1.702 x) of CLIP; SiLU x σ(x); ReLU and its square; tanh; σ.
 
 pub mod reference;
 
@@ -27,11 +27,15 @@ pub enum Activation {
     Silu,
     /// tanh x.
     Tanh,
+    /// σ(x) = 1 / (1 + e⁻ˣ).
+    Sigmoid,
+    /// max(x, 0)² (So et al. 2021, arXiv:2109.08668, §3).
+    SquaredRelu,
 }
 
 impl Activation {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::None,
         Self::Gelu,
         Self::GeluTanh,
@@ -39,6 +43,8 @@ impl Activation {
         Self::Relu,
         Self::Silu,
         Self::Tanh,
+        Self::Sigmoid,
+        Self::SquaredRelu,
     ];
 }
 
@@ -68,6 +74,11 @@ pub(crate) unsafe fn apply<V: Vector>(activation: Activation, x: V) -> V {
             Activation::Relu => x.max(V::splat(0.0)),
             Activation::Silu => x.mul(sigmoid(x)),
             Activation::Tanh => tanh(x),
+            Activation::Sigmoid => sigmoid(x),
+            Activation::SquaredRelu => {
+                let positive = x.max(V::splat(0.0));
+                positive.mul(positive)
+            }
         }
     }
 }
@@ -112,6 +123,11 @@ unsafe fn derivative<V: Vector>(activation: Activation, x: V) -> V {
                 let t = tanh(x);
                 one.sub(t.mul(t))
             }
+            Activation::Sigmoid => {
+                let s = sigmoid(x);
+                s.mul(one.sub(s))
+            }
+            Activation::SquaredRelu => x.max(V::splat(0.0)).mul(V::splat(2.0)),
         }
     }
 }

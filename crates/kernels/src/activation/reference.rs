@@ -16,6 +16,8 @@ pub fn apply(activation: Activation, x: f64) -> f64 {
         Activation::Relu => x.max(0.0),
         Activation::Silu => x * sigmoid(x),
         Activation::Tanh => x.tanh(),
+        Activation::Sigmoid => sigmoid(x),
+        Activation::SquaredRelu => x.max(0.0).powi(2),
     }
 }
 

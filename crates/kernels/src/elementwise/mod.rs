@@ -129,6 +129,50 @@ pub fn scale_assign(to: &mut [f32], factor: f32) {
     });
 }
 
+/// `out[r, c] = x[r, c] * factors[r]`.
+///
+/// # Panics
+/// If `x` does not hold rows of one length, one for each factor.
+pub fn scale_rows(x: &[f32], factors: &[f32], out: &mut [f32]) {
+    assert!(x.len() == out.len() && x.len().is_multiple_of(factors.len().max(1)));
+    let width = (x.len() / factors.len().max(1)).max(1);
+    let shared = Shared::new(out);
+    parallel_rows(x.len(), 1, GRAIN, |first, n| {
+        // SAFETY: chunks are disjoint.
+        let mut out = unsafe { shared.slice(first, n) };
+        let mut x = &x[first..first + n];
+        let mut row = first / width;
+        let mut len = (width - first % width).min(n);
+        while !x.is_empty() {
+            let (now, later) = out.split_at_mut(len);
+            now.iter_mut().zip(x).for_each(|(o, v)| *o = v * factors[row]);
+            (out, x) = (later, &x[len..]);
+            row += 1;
+            len = width.min(x.len());
+        }
+    });
+}
+
+/// `out[r] = Σ over c of a[r, c] b[r, c]`, in f64 and in an order that does not depend on threads.
+///
+/// # Panics
+/// If the lengths differ or do not hold rows of one length, one for each sum.
+pub fn row_products(a: &[f32], b: &[f32], out: &mut [f32]) {
+    assert!(a.len() == b.len() && a.len().is_multiple_of(out.len().max(1)));
+    let width = a.len() / out.len().max(1);
+    let rows = out.len();
+    let shared = Shared::new(out);
+    parallel_rows(rows, width.max(1), GRAIN, |first, n| {
+        // SAFETY: tasks own disjoint sums.
+        let out = unsafe { shared.slice(first, n) };
+        for (row, out) in (first..).zip(out) {
+            let at = row * width..(row + 1) * width;
+            let products = a[at.clone()].iter().zip(&b[at]);
+            *out = products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
+        }
+    });
+}
+
 /// `out[c] = Σ over rows of x[r, c]`, in an order that does not depend on threads.
 ///
 /// # Panics
@@ -253,6 +297,17 @@ mod tests {
         for c in [0, 500, 1000] {
             assert_eq!(sums[c], (0..199).map(|r| x[r * width + c]).sum::<f32>());
         }
+        let factors: Vec<f32> = (0..199).map(|r| (r % 3) as f32).collect();
+        let mut scaled = vec![9.0; x.len()];
+        scale_rows(x, &factors, &mut scaled);
+        assert!((0..x.len()).all(|i| scaled[i] == x[i] * factors[i / width]));
+        let mut products = vec![9.0; 199];
+        row_products(x, &scaled, &mut products);
+        for r in [0, 1, 198] {
+            let want: f32 = (r * width..(r + 1) * width).map(|i| x[i] * scaled[i]).sum();
+            assert_eq!(products[r], want);
+        }
+
         let mut rows = vec![0.0; 4];
         gather_rows(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, &[2, 0], &mut rows);
         assert_eq!(rows, [5.0, 6.0, 1.0, 2.0]);

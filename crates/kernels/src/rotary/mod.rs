@@ -14,7 +14,9 @@ pub struct Rotation<'a> {
     pub width: usize,
     /// Heads at the beginning of a token that are turned.
     pub heads: usize,
-    /// Half of the values of a head.
+    /// Values of a head.
+    pub head_dim: usize,
+    /// Half of the values at the beginning of a head that are turned; the rest stay.
     pub half: usize,
     /// Cosines of each token's angles, `[tokens, half]`.
     pub cos: &'a [f32],
@@ -46,7 +48,8 @@ pub fn rotate(x: &mut [f32], r: &Rotation) {
         }
     }
     let tokens = x.len() / r.width.max(1);
-    assert!(x.len() == tokens * r.width && 2 * r.half * r.heads <= r.width, "heads of a token");
+    assert!(x.len() == tokens * r.width && r.head_dim * r.heads <= r.width, "heads of a token");
+    assert!(2 * r.half <= r.head_dim, "pairs of a head");
     assert!(r.cos.len() == tokens * r.half && r.sin.len() == r.cos.len(), "angles of the tokens");
     let sign = if r.inverse { -1.0 } else { 1.0 };
     let shared = Shared::new(x);
@@ -57,7 +60,7 @@ pub fn rotate(x: &mut [f32], r: &Rotation) {
             for h in 0..r.heads {
                 // SAFETY: tasks own disjoint tokens; the instruction set is there.
                 unsafe {
-                    let x = shared.slice(token * r.width + 2 * h * r.half, 2 * r.half);
+                    let x = shared.slice(token * r.width + h * r.head_dim, 2 * r.half);
                     dispatch!(Isa::best(), head(x: &mut [f32], cos: &[f32], sin: &[f32], sign: f32));
                 }
             }
@@ -71,26 +74,37 @@ mod tests {
 
     #[test]
     fn pairs_turn_by_their_angle_and_back() {
-        let (half, heads, width, tokens) = (21, 2, 90, 2);
+        let (half, heads, width, tokens) = (21, 2, 97, 2);
+        for head_dim in [42, 45] {
+            turn_and_back(half, heads, head_dim, width, tokens);
+        }
+    }
+
+    fn turn_and_back(half: usize, heads: usize, head_dim: usize, width: usize, tokens: usize) {
         let angle = |token: usize, j: usize| token as f32 * 0.3 + j as f32;
         let table = |f: fn(f32) -> f32| -> Vec<f32> {
             (0..tokens * half).map(|i| f(angle(i / half, i % half))).collect()
         };
         let (cos, sin) = (table(f32::cos), table(f32::sin));
         let x: Vec<f32> = (0..tokens * width).map(|i| (i as f32 * 0.7).sin()).collect();
-        let turn = Rotation { width, heads, half, cos: &cos, sin: &sin, inverse: false };
+        let turn = Rotation { width, heads, head_dim, half, cos: &cos, sin: &sin, inverse: false };
         let mut y = x.clone();
         rotate(&mut y, &turn);
         for token in 0..tokens {
             for h in 0..heads {
                 for j in 0..half {
-                    let at = token * width + h * 2 * half + j;
+                    let at = token * width + h * head_dim + j;
                     let (s, c) = angle(token, j).sin_cos();
                     assert!((y[at] - (x[at] * c - x[at + half] * s)).abs() < 1e-6);
                     assert!((y[at + half] - (x[at + half] * c + x[at] * s)).abs() < 1e-6);
                 }
             }
-            let rest = token * width + heads * 2 * half..(token + 1) * width;
+            for h in 0..heads {
+                let rest = token * width + h * head_dim;
+                let rest = rest + 2 * half..rest + head_dim;
+                assert_eq!(y[rest.clone()], x[rest]);
+            }
+            let rest = token * width + heads * head_dim..(token + 1) * width;
             assert_eq!(y[rest.clone()], x[rest]);
         }
         rotate(&mut y, &Rotation { inverse: true, ..turn });

@@ -7,7 +7,7 @@ use ocelli_tensor::{Result, Tensor};
 #[derive(Debug)]
 pub struct LayerNorm {
     weight: Parameter,
-    bias: Parameter,
+    bias: Option<Parameter>,
     eps: f32,
 }
 
@@ -16,9 +16,14 @@ impl LayerNorm {
     pub fn new(b: &Builder, width: usize, eps: f32) -> Self {
         Self {
             weight: b.parameter("weight", &[width], Init::Constant(1.0)),
-            bias: b.parameter("bias", &[width], Init::Constant(0.0)),
+            bias: Some(b.parameter("bias", &[width], Init::Constant(0.0))),
             eps,
         }
+    }
+
+    /// The same without a bias.
+    pub fn without_bias(b: &Builder, width: usize, eps: f32) -> Self {
+        Self { weight: b.parameter("weight", &[width], Init::Constant(1.0)), bias: None, eps }
     }
 
     /// `[.., width]` in and out.
@@ -26,6 +31,9 @@ impl LayerNorm {
     /// # Errors
     /// If the last axis is not `width`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.layer_norm(&self.weight.tensor(), &self.bias.tensor(), self.eps)
+        let weight = self.weight.tensor();
+        let none = || Tensor::zeros(weight.shape());
+        let bias = self.bias.as_ref().map_or_else(none, Parameter::tensor);
+        x.layer_norm(&weight, &bias, self.eps)
     }
 }

@@ -130,6 +130,33 @@ impl Tensor {
         }))
     }
 
+    /// Each part of `self` times its own factor: `[batch, channels, img_h, img_w]` times
+    /// `[batch, channels]`, filters `[out, ..]` times `[out]`, or all values times one of shape `[]`.
+    ///
+    /// # Errors
+    /// If the factors' shape is not the beginning of this shape.
+    pub fn scale_rows(&self, factors: &Tensor) -> Result<Tensor> {
+        if !self.shape().starts_with(factors.shape()) {
+            let want = format!("factors at the beginning of {}", self.shape());
+            return Err(Error::shape("scale_rows", want, factors.shape()));
+        }
+        let scaled = move |x: &Tensor, factors: &Tensor| {
+            let mut out = Buffer::uninit(x.elements());
+            elementwise::scale_rows(x.values(), factors.values(), &mut out);
+            Tensor::new(out, x.shape().clone())
+        };
+        let parents = [self.edge(), factors.edge()];
+        let ([ex, ef], x, factors) = (parents.clone(), self.detach(), factors.detach());
+        Ok(scaled(&x, &factors).tracked(&[&parents[0], &parents[1]], move |grad, tape| {
+            tape.add(&ef, || {
+                let mut d = Buffer::uninit(factors.elements());
+                elementwise::row_products(grad.values(), x.values(), &mut d);
+                Tensor::new(d, factors.shape().clone())
+            });
+            tape.add(&ex, || scaled(&grad, &factors));
+        }))
+    }
+
     /// `self * factor`.
     ///
     /// # Errors

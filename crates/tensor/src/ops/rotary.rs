@@ -103,17 +103,29 @@ impl Tensor {
     /// # Errors
     /// If sizes do not fit.
     pub fn rotate(&self, angles: &Angles, heads: usize) -> Result<Tensor> {
+        self.rotate_part(angles, heads, 2 * angles.0.half)
+    }
+
+    /// The same for heads of `head_dim` values, of which the angles turn the first ones.
+    ///
+    /// # Errors
+    /// If sizes do not fit.
+    pub fn rotate_part(&self, angles: &Angles, heads: usize, head_dim: usize) -> Result<Tensor> {
         let (width, half) = (self.shape().last_axis(), angles.0.half);
-        if angles.0.cos.len() != self.shape().rows() * half || 2 * heads * half > width {
+        let has_angles = angles.0.cos.len() == self.shape().rows() * half;
+        if !has_angles || heads * head_dim > width || 2 * half > head_dim {
             let tokens = angles.0.cos.len() / half.max(1);
-            let want = format!("{tokens} tokens of at least {heads} heads of {}", 2 * half);
+            let want = format!("{tokens} tokens of at least {heads} heads of {head_dim}");
             return Err(Error::shape("rotate", want, self.shape()));
         }
         let of = angles.clone();
         let turned = move |x: &Tensor, inverse: bool| {
             let mut y = x.detach();
             let Tables { half, cos, sin } = &*of.0;
-            rotate(y.values_mut(), &Rotation { width, heads, half: *half, cos, sin, inverse });
+            rotate(
+                y.values_mut(),
+                &Rotation { width, heads, head_dim, half: *half, cos, sin, inverse },
+            );
             y
         };
         let edge = self.edge();
