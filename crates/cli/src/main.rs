@@ -20,6 +20,7 @@ mod rows_file;
 mod sampling;
 mod session;
 mod shapes;
+mod shots;
 mod table;
 mod template;
 mod texts;

@@ -4,12 +4,11 @@ use crate::failure::Failure;
 use crate::session::Session;
 use ocelli_data::text::{IMAGE_MARK, Tokenizer};
 use ocelli_models::Model;
-use ocelli_models::connector::splice::Spliced;
 use ocelli_models::generate::{Cache, Decoder, Prompt};
 use ocelli_models::language::causal::CausalModel;
 use ocelli_models::language::t5::T5;
 use ocelli_models::systems::blip2::Blip2;
-use ocelli_models::systems::talker::{Talker, text_ids};
+use ocelli_models::systems::talker::{self, Talker, text_ids};
 use ocelli_models::systems::writer::{Request, Writer};
 use ocelli_tensor::{Tensor, no_grad};
 use std::time::{Duration, Instant};
@@ -164,7 +163,7 @@ impl<'a> Reader<'a> {
             if ids.is_empty() {
                 return Err(Failure::usage("the prompt is empty; give at least one word by -i"));
             }
-            let prompt = Prompt::from(Spliced::new(language, &ids, None, pictures)?);
+            let prompt = talker::prompt(language, &ids, pictures)?;
             let image_tokens = prompt.image_tokens;
             read.push(Read { tokens: prompt.ids.len() + image_tokens, image_tokens });
             prompts.push(prompt);

@@ -484,6 +484,9 @@ impl Session {
             Model::Vit(vit) => vit.config().head,
             Model::Hybrid(hybrid) => hybrid.vit.config().head,
             Model::LocalVit(vit) => Head::Classes(vit.config().classes),
+            Model::NfNet(model) if model.config().classes > 0 => {
+                Head::Classes(model.config().classes)
+            }
             _ => Head::None,
         };
         let (Head::Classes(n) | Head::AverageClasses(n)) = head else { return None };
@@ -497,6 +500,7 @@ impl Session {
             Model::Vit(vit) => vit.forward(pixels)?,
             Model::Hybrid(hybrid) => hybrid.forward(pixels)?,
             Model::LocalVit(vit) => vit.forward(pixels)?,
+            Model::NfNet(model) if model.config().classes > 0 => model.forward(pixels)?,
             _ => {
                 return Err(self.unsuitable("classification without labels", "a ViT with classes"));
             }
@@ -513,6 +517,7 @@ impl Session {
                 hybrid.vit.pool(&hybrid.vit.features(&map)?)?
             }
             Model::LocalVit(vit) => vit.pool(&vit.features(pixels)?)?,
+            Model::NfNet(model) => model.pooled(pixels)?,
             Model::Clip(clip) => clip.encode_image(pixels)?,
             Model::Lit(lit) => lit.encode_image(pixels)?,
             Model::Blip(blip) => blip.embed_images(&blip.image_tokens(pixels)?)?,

@@ -10,11 +10,13 @@ use crate::pictures::{PictureArgs, Pictures};
 use crate::progress::Progress;
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
+use crate::shots::{self, ShotArgs};
 use crate::table;
 use crate::written::Written;
 use ocelli_data::text::Tokenizer;
 use ocelli_models::Work;
 use ocelli_models::generate::{Flow, Settings};
+use ocelli_models::systems::talker::{Shot, Talker, write_after};
 use ocelli_models::systems::writer::{Request, Writer};
 use ocelli_tensor::{Tensor, no_grad};
 use serde::Serialize;
@@ -24,6 +26,7 @@ use std::path::Path;
 pub(crate) struct Texts<'a> {
     pub(crate) model: &'a ModelArgs,
     pub(crate) request: Request<'a>,
+    pub(crate) shots: &'a ShotArgs,
     pub(crate) sampling: &'a SamplingArgs,
     /// A JSON object a line.
     pub(crate) jsonl: bool,
@@ -34,6 +37,12 @@ pub(crate) struct Texts<'a> {
 /// Tokens of an answer, where nothing is said, and of what is asked, for the need of memory.
 const USUAL_TOKENS: usize = 512;
 const WORDS: usize = 64;
+
+/// Examples before what is asked, and who reads them.
+struct Examples<'a> {
+    talker: &'a dyn Talker,
+    shots: Vec<Shot>,
+}
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -49,6 +58,13 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
     if asked.draw.draw.is_some() && !matches!(&asked.pictures.images[..], [one] if !one.is_dir()) {
         return Err(Failure::usage("--draw draws on one picture; name one file"));
     }
+    let examples = asked.shots.read()?;
+    if let Request::Answer(_) = asked.request
+        && examples.iter().any(|example| example.question.is_none())
+    {
+        let what = "--shots: every example of `vqa` needs a \"question\"";
+        return Err(Failure::usage(what));
+    }
     let source = session::find(global, asked.model)?;
     // That the model is of another kind says more than that it has no such tokenizer.
     let tokenizer = source.language_tokenizer();
@@ -58,15 +74,26 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
     let pictures_at_once = asked.pictures.work();
     let work = Work {
         texts: beams * pictures_at_once.pictures,
-        read: WORDS,
+        read: WORDS * (1 + examples.len()),
         written: new,
-        ..pictures_at_once
+        pictures: pictures_at_once.pictures * (1 + examples.len()),
     };
     let mut pictures = Pictures::start(asked.pictures, processor.clone())?;
     let session = source.open(global, work)?;
     let Some(writer) = session.opened.model.writer() else {
         let needs = "a model that sees and writes, such as a BLIP";
         return Err(session.unsuitable("writing about pictures", needs));
+    };
+    let shown = match session.opened.model.talker() {
+        _ if examples.is_empty() => None,
+        Some(talker) => {
+            let shots = shots::seen(examples, &processor, talker)?;
+            Some(Examples { talker, shots })
+        }
+        None => {
+            let needs = "a model that reads several pictures, such as a Flamingo or a LLaVA";
+            return Err(session.unsuitable("--shots", needs));
+        }
     };
     let drawing = Drawing::new(&session, asked.draw, asked.pictures.upright)?;
     let tokenizer = session.fitting(tokenizer?)?;
@@ -84,7 +111,9 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
     let mut unread = false;
     while let Some(batch) = pictures.next_batch()? {
         let texts = match &batch.pixels {
-            Some(pixels) => of_batch(asked, writer, &tokenizer, &settings, pixels)?,
+            Some(pixels) => {
+                of_batch(asked, (writer, shown.as_ref()), &tokenizer, &settings, pixels)?
+            }
             None => Vec::new(),
         };
         let mut texts = texts.iter();
@@ -123,7 +152,7 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
 /// The texts of the pictures that were read.
 fn of_batch(
     asked: &Texts,
-    writer: &dyn Writer,
+    (writer, examples): (&dyn Writer, Option<&Examples>),
     tokenizer: &Tokenizer,
     settings: &Settings,
     pixels: &Tensor,
@@ -132,11 +161,18 @@ fn of_batch(
     let mut written: Vec<Written> =
         (0..pixels.shape()[0]).map(|_| Written::new(tokenizer, &stops)).collect();
     no_grad(|| {
-        writer.write(pixels, &asked.request, tokenizer, settings, &mut |picture, id| {
+        let on_token = &mut |picture: usize, id| {
             written[picture].push(id);
             let ends = written[picture].is_over() || interrupt::asked();
             if ends { Flow::Stop } else { Flow::Continue }
-        })
+        };
+        match examples {
+            Some(Examples { talker, shots }) => {
+                let about = (pixels, &asked.request);
+                write_after(*talker, shots, about, tokenizer, settings, on_token)
+            }
+            None => writer.write(pixels, &asked.request, tokenizer, settings, on_token),
+        }
     })?;
     let text = |mut written: Written| {
         written.finish();

@@ -6,6 +6,7 @@ use crate::systems::clip::VisionConfig;
 use crate::systems::lit::{Lit, Projection};
 use crate::vision::clip_resnet::ModifiedResNetConfig;
 use crate::vision::clip_vit::ClipVitConfig;
+use crate::vision::nfnet::NfNetConfig;
 use crate::vision::resnet_v2::{HybridVit, ResNetV2Config};
 use crate::vision::timm_vit::TimmProjection;
 use crate::vision::vit::VitConfig;
@@ -36,6 +37,10 @@ pub fn of_picture(model: &Model, is_checkpointed: bool) -> Option<(Cost, (usize,
             (cost, c.vision.image_size)
         }
         Model::Hybrid(hybrid) => (of_hybrid(hybrid, is_checkpointed), hybrid.image_size),
+        Model::NfNet(net) => {
+            let side = net.config().image_size;
+            (of_nfnet(net.config()), (side, side))
+        }
         Model::LocalVit(vit) => {
             let c = vit.config();
             let encoder = Encoder::new(c.tokens(), c.width, c.mlp_dim, c.depth);
@@ -221,6 +226,39 @@ fn of_resnet_v2(c: &ResNetV2Config, image_size: usize) -> Cost {
     stages(&c.layers, &c.channels, c.stem_channels, image_size, Stride::Middle).behind(stem)
 }
 
+/// Four convolutions in front, then bottlenecks whose middle is in groups. Of each there are the
+/// results of four convolutions and what they become, and those of the shortcut.
+fn of_nfnet(c: &NfNetConfig) -> Cost {
+    let places = |stage: usize| c.image_size.div_ceil(4 << stage).pow(2);
+    let (half, s) = (c.image_size.div_ceil(2).pow(2), c.stem_channels);
+    let parts =
+        [(half, 3, s / 8), (half, s / 8, s / 4), (half, s / 4, s / 2), (places(0), s / 2, s)];
+    let products = parts.iter().map(|(out, inputs, outputs)| out * 9 * inputs * outputs).sum();
+    let results = parts.iter().map(|(out, _, outputs)| 2 * out * outputs).sum();
+    let (mut inputs, mut cost) = (s, Cost::of_convolutions(products, results));
+    for (stage, (&blocks, &outputs)) in c.depths.iter().zip(&c.channels).enumerate() {
+        let inner = c.inner(outputs);
+        for block in 0..blocks {
+            let out = places(stage);
+            let before = if block == 0 { places(stage.saturating_sub(1)) } else { out };
+            let shortcut = if inputs == outputs && before == out { 0 } else { out * outputs };
+            let products = before * inputs * inner
+                + 2 * out * 9 * inner * c.group_width
+                + out * inner * outputs
+                + shortcut * inputs;
+            let results = 2 * inner * (before + 2 * out) + 3 * outputs * out + shortcut;
+            let mut bottleneck = Cost::of_convolutions(products, results);
+            bottleneck.values += (before * inputs) as u64;
+            cost = bottleneck.behind(cost);
+            inputs = outputs;
+        }
+    }
+    let last = places(c.depths.len().saturating_sub(1));
+    let products = last * inputs * c.features + c.features * c.classes;
+    let end = Cost { tokens: last, ..Cost::of_convolutions(products, 2 * last * c.features) };
+    end.behind(cost)
+}
+
 /// Three convolutions in front, and at the end one query that attends to all places and their mean.
 fn of_clip_resnet(c: &ModifiedResNetConfig, embed_dim: usize) -> Cost {
     let (places, half) = (c.image_size.div_ceil(2).pow(2), c.width / 2);
@@ -262,6 +300,15 @@ mod tests {
             let costs = [of_picture(&model, false).unwrap().0, of_text(&model, false).unwrap()];
             let found = costs.iter().map(|c| c.operations as f64 / 2e9).sum::<f64>();
             assert!((found / gmac - 1.0).abs() < 0.05, "{name}: {found}");
+        }
+    }
+
+    // In 10^9 multiply-adds, as timm lists them at the size of use.
+    #[test]
+    fn networks_without_norms_cost_what_is_known() {
+        for (name, gmac) in [("F0", 12.62), ("F1", 35.97), ("F6", 378.69)] {
+            let found = of_nfnet(&NfNetConfig::variant(name).unwrap()).operations as f64 / 2e9;
+            assert!((found / gmac - 1.0).abs() < 0.03, "{name}: {found}");
         }
     }
 

@@ -183,7 +183,8 @@ fn a_row_ends_when_the_caller_says_so_and_at_the_end_of_the_context() {
 
     let width = prompts[0].embeddings.shape()[1];
     let embeddings = Tensor::zeros(&[CONTEXT + 1, width]);
-    let long = Prompt { embeddings, ids: vec![1; 11], image_tokens: CONTEXT - 10 };
+    let long =
+        Prompt { embeddings, ids: vec![1; 11], image_tokens: CONTEXT - 10, shown: Vec::new() };
     let go_on = &mut |_, _| Flow::Continue;
     let error = generate(&**model, &[long], &mut model.new_cache(1), &settings, go_on);
     match error.unwrap_err() {

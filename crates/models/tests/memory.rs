@@ -57,6 +57,7 @@ fn a_token_takes_what_was_said() {
         embeddings: language.embed(&[5; 128]).unwrap(),
         image_tokens: 0,
         ids: vec![5; 128],
+        shown: Vec::new(),
     };
     let mut cache = language.new_cache(1);
     cache.reserve(128);

@@ -9,11 +9,12 @@ use crate::pictures;
 use crate::reader::{Asked, Reader};
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
+use crate::shots::{self, ShotArgs};
 use crate::template::{Form, TemplateArgs};
 use crate::written::Written;
 use ocelli_data::text::{IMAGE_MARK, Tokenizer};
 use ocelli_models::Work;
-use ocelli_models::generate::{Cache, Decoder, Flow, Rows, Settings, generate};
+use ocelli_models::generate::{Cache, Decoder, Flow, Prompt, Rows, Settings, generate};
 use ocelli_tensor::{Tensor, no_grad};
 use serde::Serialize;
 use std::cell::Cell;
@@ -57,6 +58,8 @@ pub(crate) struct Args {
     /// put into the model's conversation template, behind its pictures
     #[arg(long, value_name = "IMG", aliases = ["image-file", "image_file"])]
     image: Vec<PathBuf>,
+    #[command(flatten)]
+    shots: ShotArgs,
     /// Put each prompt into the model's template as the message of a user, as `ocelli run` does
     #[arg(long)]
     chat: bool,
@@ -93,12 +96,14 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             "--draw draws one answer on its picture; give one -i and --image",
         ));
     }
+    let examples = args.shots.read()?;
     let source = session::find(global, &args.model)?;
     let usual = Settings::greedy(USUAL_TOKENS, &source.end_tokens()?);
     let mut settings = args.sampling.settings(&usual)?;
     let tokenizer = source.language_tokenizer();
     let own = tokenizer.as_ref().map_or(Ok(None), |tokenizer| source.chat_template(tokenizer));
-    let processor = (!args.image.is_empty()).then(|| source.processor()).transpose()?;
+    let is_seeing = !args.image.is_empty() || !examples.is_empty();
+    let processor = is_seeing.then(|| source.processor()).transpose()?;
     let texts = args.prompt.len().min(BATCH);
     let (beams, new) = args.sampling.extent(USUAL_TOKENS);
     let words = |text: &String| tokenizer.as_ref().map_or(0, |t| t.encode(text, true).len());
@@ -106,11 +111,12 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         texts: beams * texts,
         read: args.prompt.iter().map(words).max().unwrap_or(0),
         written: new,
-        pictures: texts * given.len(),
+        pictures: texts * (given.len() + examples.len()),
     };
     let session = source.open(global, work)?;
     let (mut seen, mut frame) = (Vec::new(), None);
     if let Some(processor) = &processor {
+        seen.extend(shots::pixels(&examples, processor)?.into_iter().flatten());
         for path in &given {
             let (pixels, of) = pictures::one(path, processor)?;
             seen.push(pixels);
@@ -127,7 +133,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     }
     let drawing = Drawing::new(&session, &args.draw, false)?;
     let talker = session.opened.model.talker();
-    let form = if args.chat || (talker.is_some() && !seen.is_empty()) {
+    if talker.is_none() && !examples.is_empty() {
+        let needs = "a model that reads several pictures, such as a Flamingo or a LLaVA";
+        return Err(session.unsuitable("--shots", needs));
+    }
+    let form = if args.chat || (talker.is_some() && is_seeing) {
         reader.check_chat(&session)?;
         Some(args.template.form(&tokenizer, talker, own?)?)
     } else {
@@ -135,7 +145,12 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     };
     let text = |text: &String| match &form {
         Some(form) if args.chat || !text.contains(IMAGE_MARK) => {
-            form.render(&form.show(seen.len(), text))
+            let mut turns = shots::turns(&examples, form);
+            turns.extend(form.show(given.len(), text));
+            form.render(&turns)
+        }
+        Some(form) if !examples.is_empty() => {
+            Ok(form.render(&shots::turns(&examples, form))? + text)
         }
         _ => Ok(text.clone()),
     };
@@ -173,6 +188,10 @@ impl Decoder for Timed<'_> {
 
     fn embed(&self, ids: &[u32]) -> ocelli_models::Result<Tensor> {
         self.decoder.embed(ids)
+    }
+
+    fn show(&self, prompts: &[Prompt], cache: &mut Cache) -> ocelli_models::Result<()> {
+        self.decoder.show(prompts, cache)
     }
 
     fn advance(&self, rows: &Rows, cache: &mut Cache) -> ocelli_models::Result<Tensor> {

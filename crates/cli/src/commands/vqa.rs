@@ -6,6 +6,7 @@ use crate::global::Global;
 use crate::pictures::PictureArgs;
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
+use crate::shots::ShotArgs;
 use crate::texts::{self, Texts};
 use ocelli_models::systems::writer::Request;
 
@@ -25,6 +26,8 @@ pub(crate) struct Args {
     /// The question
     #[arg(long, value_name = "TEXT", aliases = ["prompt", "query"])]
     question: String,
+    #[command(flatten)]
+    shots: ShotArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// A JSON object a line: {"image", "text"}, and "boxes" of models that answer with boxes
@@ -46,6 +49,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         &Texts {
             model: &args.model,
             request,
+            shots: &args.shots,
             sampling: &args.sampling,
             jsonl: args.jsonl,
             pictures: &args.pictures,

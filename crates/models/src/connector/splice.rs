@@ -83,6 +83,7 @@ impl Spliced {
 
 impl From<Spliced> for Prompt {
     fn from(s: Spliced) -> Self {
-        Self { embeddings: s.embeddings, ids: s.ids, image_tokens: s.image_tokens }
+        let (embeddings, ids, image_tokens) = (s.embeddings, s.ids, s.image_tokens);
+        Self { embeddings, ids, image_tokens, shown: Vec::new() }
     }
 }

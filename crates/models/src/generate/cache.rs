@@ -20,13 +20,16 @@ pub struct Cache {
     blocks: Vec<BlockCache>,
     /// Tokens that each row had when a prompt of it was read, where the model keeps that.
     prompts: Vec<usize>,
+    /// Of each row, the token from which on it looks at each picture of its memory; none for models
+    /// that have no such places.
+    places: Vec<Arc<[usize]>>,
 }
 
 impl Cache {
     /// From the caches of the blocks, first block first.
     pub fn new(blocks: Vec<BlockCache>) -> Self {
         let rows = blocks.first().map_or(0, |b| b.own.lens().len());
-        Self { blocks, prompts: vec![0; rows] }
+        Self { blocks, prompts: vec![0; rows], places: Vec::new() }
     }
 
     /// An empty cache of blocks without a memory, all alike.
@@ -59,6 +62,16 @@ impl Cache {
         &mut self.blocks
     }
 
+    /// Says for each row from which token on it looks at each picture of its memory.
+    pub fn set_places(&mut self, places: Vec<Vec<usize>>) {
+        self.places = places.into_iter().map(Arc::from).collect();
+    }
+
+    /// The tokens from which on row `row` looks at its pictures.
+    pub fn places(&self, row: usize) -> &[usize] {
+        self.places.get(row).map_or(&[], |places| places)
+    }
+
     /// Memory that a further token of a row takes, in bytes.
     pub fn token_bytes(&self) -> usize {
         self.blocks.iter().map(|b| b.own.token_bytes()).sum()
@@ -87,6 +100,7 @@ impl Cache {
         let mut all = parts.next().unwrap_or_else(|| Self::new(Vec::new()));
         for part in parts {
             all.prompts.extend(part.prompts);
+            all.places.extend(part.places);
             for (to, from) in all.blocks.iter_mut().zip(part.blocks) {
                 to.own.append(from.own);
                 if let (Some(to), Some(from)) = (&mut to.memory, from.memory) {
@@ -103,6 +117,9 @@ impl Cache {
     /// If there is no such row.
     pub fn select(&mut self, order: &[usize]) {
         self.prompts = order.iter().map(|i| self.prompts[*i]).collect();
+        if !self.places.is_empty() {
+            self.places = order.iter().map(|i| Arc::clone(&self.places[*i])).collect();
+        }
         for block in &mut self.blocks {
             block.own.select(order);
             if let Some(memory) = &mut block.memory {

@@ -30,6 +30,16 @@ pub trait Decoder {
     /// If an id is not in the vocabulary.
     fn embed(&self, ids: &[u32]) -> Result<Tensor>;
 
+    /// Takes up the pictures that are shown with prompts, one row of the cache each, in place of those
+    /// that were shown before. Only for models that look at pictures aside from the text.
+    ///
+    /// # Errors
+    /// If shapes do not fit the model.
+    fn show(&self, prompts: &[Prompt], cache: &mut Cache) -> Result<()> {
+        let _ = (prompts, cache);
+        Ok(())
+    }
+
     /// Reads new tokens behind those of the cache, which they join. Gives the logits after the last
     /// one of each row, `[batch, vocab]`.
     ///
@@ -47,6 +57,9 @@ pub struct Prompt {
     pub ids: Vec<u32>,
     /// How many of the tokens come from pictures; for messages.
     pub image_tokens: usize,
+    /// What the model looks at aside from the text, each with the token of the row from which on it
+    /// does; see [`Decoder::show`].
+    pub shown: Vec<(usize, Tensor)>,
 }
 
 impl Prompt {
@@ -55,7 +68,8 @@ impl Prompt {
     /// # Errors
     /// If an id is not in the vocabulary.
     pub fn text(decoder: &dyn Decoder, ids: &[u32]) -> Result<Self> {
-        Ok(Self { embeddings: decoder.embed(ids)?, ids: ids.to_vec(), image_tokens: 0 })
+        let embeddings = decoder.embed(ids)?;
+        Ok(Self { embeddings, ids: ids.to_vec(), image_tokens: 0, shown: Vec::new() })
     }
 }
 
@@ -158,6 +172,7 @@ pub fn generate(
         }
         rooms.push(room(decoder, prompt, *past)?.min(settings.max_new_tokens));
     }
+    no_grad(|| decoder.show(prompts, cache))?;
     no_grad(|| match &settings.strategy {
         Strategy::Beam(beams) => {
             let mut answers = Vec::with_capacity(prompts.len());

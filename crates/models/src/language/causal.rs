@@ -1,7 +1,7 @@
 //! What language models that write from left to right have in common.
 
 use crate::Result;
-use crate::generate::{Cache, Decoder};
+use crate::generate::{BlockCache, Cache, Decoder, Rows};
 use ocelli_tensor::{Targets, Tensor};
 use std::sync::Arc;
 
@@ -30,6 +30,12 @@ pub trait CausalModel: Decoder {
     /// A cache for `batch` texts.
     fn new_cache(&self, batch: usize) -> Cache;
 
+    /// The token that stands where a picture is looked at; none for models that read pictures among
+    /// their words, or none.
+    fn place_token(&self) -> Option<u32> {
+        None
+    }
+
     /// The mean cross-entropy of each token's label at the token before it, from embeddings
     /// `[batch, tokens, width]` and labels `[batch, tokens]`; [`Targets::IGNORED`] takes no part.
     ///
@@ -43,6 +49,44 @@ pub trait CausalModel: Decoder {
     ) -> Result<Tensor> {
         next_token_loss(&self.logits(&self.features(embeddings, mask)?)?, labels)
     }
+}
+
+/// Gives tokens `[batch, tokens, width]` as the block of that index reads them, from what the block
+/// before it made.
+pub type Before<'a> = dyn Fn(usize, Tensor) -> Result<Tensor> + 'a;
+
+/// The same for new tokens of a text, with what is kept of the block.
+pub type StepBefore<'a> = dyn Fn(usize, Tensor, &BlockCache) -> Result<Tensor> + 'a;
+
+/// A language model that takes layers of a system between its blocks.
+pub trait Interleaved: CausalModel {
+    /// Blocks.
+    fn depth(&self) -> usize;
+
+    /// Width of a token between the blocks.
+    fn width(&self) -> usize;
+
+    /// [`CausalModel::features`] with layers before the blocks.
+    ///
+    /// # Errors
+    /// As there, or of a layer.
+    fn features_between(
+        &self,
+        embeddings: &Tensor,
+        mask: Option<&Arc<[u8]>>,
+        before: &Before,
+    ) -> Result<Tensor>;
+
+    /// [`Decoder::advance`] with layers before the blocks.
+    ///
+    /// # Errors
+    /// As there, or of a layer.
+    fn advance_between(
+        &self,
+        rows: &Rows,
+        cache: &mut Cache,
+        before: &StepBefore,
+    ) -> Result<Tensor>;
 }
 
 /// Mean cross-entropy of the logits `[batch, tokens, vocab]` of each token against the label of the

@@ -5,7 +5,7 @@
 //! the perceptron, and rotary positions (Su et al. 2021, arXiv:2104.09864). Later sizes share keys
 //! and values among heads (Ainslie et al. 2023, arXiv:2305.13245).
 
-use super::causal::{CausalModel, positions};
+use super::causal::{Before, CausalModel, Interleaved, StepBefore, positions};
 use crate::Result;
 use crate::generate::{BlockCache, Cache, Decoder, Rows};
 use ocelli_nn::layers::{Attention, AttentionSizes, GatedMlp, Linear, RmsNorm, Turns};
@@ -193,11 +193,21 @@ impl Llama {
         mask: Option<&Arc<[u8]>>,
         positions: &Arc<[u32]>,
     ) -> Result<Tensor> {
+        self.read(embeddings, mask, positions, &|_, x| Ok(x))
+    }
+
+    fn read(
+        &self,
+        embeddings: &Tensor,
+        mask: Option<&Arc<[u8]>>,
+        positions: &Arc<[u32]>,
+        before: &Before,
+    ) -> Result<Tensor> {
         let angles = self.rotary.angles(positions);
         let mask = AttentionMask { keys: mask.cloned(), ..AttentionMask::causal() };
         let mut x = embeddings.clone();
-        for block in &self.blocks {
-            x = block.forward(&x, (&angles).into(), &mask)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&before(i, x)?, (&angles).into(), &mask)?;
         }
         Ok(self.norm.forward(&x)?)
     }
@@ -213,10 +223,38 @@ impl Decoder for Llama {
     }
 
     fn advance(&self, rows: &Rows, cache: &mut Cache) -> Result<Tensor> {
+        self.advance_between(rows, cache, &|_, x, _| Ok(x))
+    }
+}
+
+impl Interleaved for Llama {
+    fn depth(&self) -> usize {
+        self.config.depth
+    }
+
+    fn width(&self) -> usize {
+        self.config.width
+    }
+
+    fn features_between(
+        &self,
+        embeddings: &Tensor,
+        mask: Option<&Arc<[u8]>>,
+        before: &Before,
+    ) -> Result<Tensor> {
+        self.read(embeddings, mask, &positions(embeddings), before)
+    }
+
+    fn advance_between(
+        &self,
+        rows: &Rows,
+        cache: &mut Cache,
+        before: &StepBefore,
+    ) -> Result<Tensor> {
         let angles = self.rotary.angles(&rows.positions(&cache.lens()));
         let mut x = rows.embeddings.clone();
-        for (block, cache) in self.blocks.iter().zip(cache.blocks_mut()) {
-            x = block.step(&x, (&angles).into(), &rows.causal_step(), cache)?;
+        for (i, (block, cache)) in self.blocks.iter().zip(cache.blocks_mut()).enumerate() {
+            x = block.step(&before(i, x, cache)?, (&angles).into(), &rows.causal_step(), cache)?;
         }
         self.logits(&self.norm.forward(&rows.last(&x)?)?)
     }

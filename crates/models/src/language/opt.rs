@@ -5,7 +5,7 @@
 //! except in the 350M size, whose norms follow the sums and whose word vectors are narrower than its
 //! tokens.
 
-use super::causal::CausalModel;
+use super::causal::{Before, CausalModel, Interleaved, StepBefore};
 use crate::Result;
 use crate::generate::{BlockCache, Cache, Decoder, Rows};
 use ocelli_nn::layers::{Attention, AttentionSizes, LayerNorm, Linear, Mlp};
@@ -200,20 +200,42 @@ impl Decoder for Opt {
     }
 
     fn advance(&self, rows: &Rows, cache: &mut Cache) -> Result<Tensor> {
+        self.advance_between(rows, cache, &|_, x, _| Ok(x))
+    }
+}
+
+impl Interleaved for Opt {
+    fn depth(&self) -> usize {
+        self.config.depth
+    }
+
+    fn width(&self) -> usize {
+        self.config.width
+    }
+
+    fn advance_between(
+        &self,
+        rows: &Rows,
+        cache: &mut Cache,
+        before: &StepBefore,
+    ) -> Result<Tensor> {
         // Padding behind a row may reach past the table; any row does for it.
         let last = (self.config.context_length as u32).saturating_sub(1);
         let positions = rows.positions(&cache.lens());
         let positions = positions.iter().map(|p| (*p).min(last) + OFFSET).collect();
         let mut x = self.placed(&rows.embeddings, &positions)?;
-        for (block, cache) in self.blocks.iter().zip(cache.blocks_mut()) {
-            x = block.step(&x, &rows.causal_step(), cache)?;
+        for (i, (block, cache)) in self.blocks.iter().zip(cache.blocks_mut()).enumerate() {
+            x = block.step(&before(i, x, cache)?, &rows.causal_step(), cache)?;
         }
         self.logits(&self.finished(rows.last(&x)?)?)
     }
-}
 
-impl CausalModel for Opt {
-    fn features(&self, embeddings: &Tensor, mask: Option<&Arc<[u8]>>) -> Result<Tensor> {
+    fn features_between(
+        &self,
+        embeddings: &Tensor,
+        mask: Option<&Arc<[u8]>>,
+        before: &Before,
+    ) -> Result<Tensor> {
         let tokens = embeddings.shape().get(1).copied().unwrap_or(1);
         // Positions count the tokens that are not padding.
         let count = |row: &[u8]| {
@@ -230,10 +252,16 @@ impl CausalModel for Opt {
         };
         let mask = AttentionMask { keys: mask.cloned(), ..AttentionMask::causal() };
         let mut x = self.placed(embeddings, &positions)?;
-        for block in &self.blocks {
-            x = block.forward(&x, &mask)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&before(i, x)?, &mask)?;
         }
         self.finished(x)
+    }
+}
+
+impl CausalModel for Opt {
+    fn features(&self, embeddings: &Tensor, mask: Option<&Arc<[u8]>>) -> Result<Tensor> {
+        self.features_between(embeddings, mask, &|_, x| Ok(x))
     }
 
     fn logits(&self, features: &Tensor) -> Result<Tensor> {

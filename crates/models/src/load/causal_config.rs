@@ -3,8 +3,10 @@
 use super::fields::Fields;
 use super::{Family, Model};
 use crate::Result;
+use crate::language::gpt_neox::{self, GptNeox, GptNeoxConfig};
 use crate::language::gpt2::{self, Gpt2, Gpt2Config};
 use crate::language::llama::{self, Llama, LlamaConfig};
+use crate::language::mpt::{self, Mpt, MptConfig};
 use crate::language::opt::{self, Opt, OptConfig};
 use ocelli_nn::checkpoint::Checkpoint;
 use ocelli_nn::{Builder, Names, Parameters};
@@ -125,6 +127,84 @@ pub(super) fn opt(f: &Fields) -> Result<OptConfig> {
     })
 }
 
+/// `config.json` of transformers' `GPTNeoXForCausalLM`, or the part of a system's that describes it.
+pub(super) fn gpt_neox(f: &Fields) -> Result<GptNeoxConfig> {
+    let width = f.size("hidden_size", Some(6144))?;
+    if !f.flag("attention_bias", true)? {
+        return Err(f.error("attention_bias", "expected true, as in the published models"));
+    }
+    let heads = f.heads("num_attention_heads", width, Some(64))?;
+    let head_dim = width / heads;
+    let part = f.number("rotary_pct", 0.25)?;
+    let rotary_dim = (head_dim as f64 * part) as usize;
+    if !(2..=head_dim).contains(&rotary_dim) || !rotary_dim.is_multiple_of(2) {
+        let reason = format!("{part} of heads of {head_dim} values is not a number of pairs");
+        return Err(f.error("rotary_pct", reason));
+    }
+    let rope_theta = f.number("rotary_emb_base", f.number("rope_theta", 10_000.0)?)?;
+    if rope_theta <= 0.0 {
+        let reason = format!("expected a positive number, got {rope_theta}");
+        return Err(f.error("rotary_emb_base", reason));
+    }
+    if f.get("rope_scaling").is_some() {
+        return Err(f.error("rope_scaling", "scaled positions are not supported; leave it out"));
+    }
+    Ok(GptNeoxConfig {
+        vocab: f.size("vocab_size", Some(50_432))?,
+        context_length: f.size("max_position_embeddings", Some(2048))?,
+        width,
+        depth: f.blocks("num_hidden_layers", Some(44))?,
+        heads,
+        rotary_dim,
+        rope_theta,
+        mlp_dim: f.size("intermediate_size", Some(4 * width))?,
+        activation: f.activation("hidden_act", "gelu")?,
+        norm_eps: f.epsilon("layer_norm_eps", 1e-5)?,
+        is_parallel: f.flag("use_parallel_residual", true)?,
+        has_tied_head: f.flag("tie_word_embeddings", false)?,
+    })
+}
+
+/// What the published MPTs have in common.
+const MPT_ONLY: &[(&str, &[&str])] = &[
+    ("alibi", &["true"]),
+    ("attn_type", &["\"multihead_attention\""]),
+    ("prefix_lm", &["false"]),
+    ("qk_ln", &["false"]),
+    ("attn_uses_sequence_id", &["false"]),
+];
+/// What is read of the section, and what changes nothing here.
+const MPT_READ: &[&str] = &["alibi_bias_max", "attn_pdrop", "attn_impl", "model_type"];
+
+/// `config.json` of transformers' `MptForCausalLM`, or the part of a system's that describes it.
+pub(super) fn mpt(f: &Fields) -> Result<MptConfig> {
+    let width = f.size("d_model", Some(2048))?;
+    if !f.flag("no_bias", true)? {
+        return Err(f.error("no_bias", "expected true, as in the published models"));
+    }
+    let attention = f.section("attn_config");
+    // Clipped values and another scale are asked for by numbers.
+    attention.check_keys(MPT_READ, &[], &[MPT_ONLY])?;
+    if !attention.flag("alibi", true)? {
+        return Err(attention.error("alibi", "learned positions are not supported; expected true"));
+    }
+    let alibi_max = attention.number("alibi_bias_max", 8.0)?;
+    if alibi_max <= 0.0 {
+        let reason = format!("expected a positive number, got {alibi_max}");
+        return Err(attention.error("alibi_bias_max", reason));
+    }
+    Ok(MptConfig {
+        vocab: f.size("vocab_size", Some(50_368))?,
+        context_length: f.size("max_seq_len", Some(2048))?,
+        width,
+        depth: f.blocks("n_layers", Some(24))?,
+        heads: f.heads("n_heads", width, Some(16))?,
+        mlp_dim: width * f.size("expansion_ratio", Some(4))?,
+        norm_eps: f.epsilon("layer_norm_epsilon", 1e-5)?,
+        alibi_max: alibi_max as f32,
+    })
+}
+
 /// Builds the language model of a directory.
 pub(super) fn open(
     family: Family,
@@ -147,6 +227,17 @@ pub(super) fn open(
             let (builder, names) = load(vec![opt::names(prefix)]);
             let model = Opt::new(&opt(&f)?, &builder);
             Ok((Model::Opt(Box::new(model)), builder.finish()?, names))
+        }
+        Family::GptNeox => {
+            let config = gpt_neox(&f)?;
+            let (builder, names) = load(vec![gpt_neox::names("", &config)]);
+            let model = GptNeox::new(&config, &builder);
+            Ok((Model::GptNeox(Box::new(model)), builder.finish()?, names))
+        }
+        Family::Mpt => {
+            let (builder, names) = load(vec![mpt::names("")]);
+            let model = Mpt::new(&mpt(&f)?, &builder);
+            Ok((Model::Mpt(Box::new(model)), builder.finish()?, names))
         }
         _ => {
             let config = llama(&f)?;

@@ -3,7 +3,7 @@
 
 use super::fields::Fields;
 use super::llava_config::{self, LANGUAGE};
-use super::{Family, Files, Source, minigpt4_parts, read_json};
+use super::{Family, Files, Source, flamingo_parts, minigpt4_parts, read_json};
 use crate::{Error, Result};
 use ocelli_nn::Parameters;
 use ocelli_nn::checkpoint::Checkpoint;
@@ -188,6 +188,7 @@ fn adapted(weights: Checkpoint, dir: &Path, scale: f32) -> Result<Checkpoint> {
 pub(super) fn complete(files: &Files, weights: Checkpoint) -> Result<Checkpoint> {
     match files.family {
         Family::Llava => with_tower(files, weights),
+        Family::Flamingo => flamingo_parts::complete(&files.path, &weights),
         Family::MiniGpt4 => minigpt4_parts::complete(&files.path, weights),
         _ => Ok(weights),
     }
@@ -207,7 +208,7 @@ fn with_tower(files: &Files, weights: Checkpoint) -> Result<Checkpoint> {
 }
 
 /// Parts of systems, as the names of their parameters begin.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 10] = [
     "vision",
     "norm",
     "qformer",
@@ -217,6 +218,7 @@ const PARTS: [&str; 9] = [
     "projection",
     "language",
     "matching",
+    "gated",
 ];
 
 /// Which part of a composed model comes from where; nothing of a model that lies in one place.

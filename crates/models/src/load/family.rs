@@ -1,7 +1,8 @@
 //! Families of checkpoints, and how one is told from another.
 
 use super::{
-    blip_config, blip2_config, mplug_owl_config, qwen_vl_config, visualglm_config, xcomposer_config,
+    blip_config, blip2_config, flamingo_config, mplug_owl_config, nfnet_config, qwen_vl_config,
+    visualglm_config, xcomposer_config,
 };
 use ocelli_nn::checkpoint::Checkpoint;
 use serde_json::Value;
@@ -17,6 +18,8 @@ pub enum Family {
     TimmVit,
     /// ViT on a ResNet of timm.
     TimmHybrid,
+    /// NFNet of timm.
+    TimmNfNet,
     /// ViT of the original code, on a ResNet or not, `.npz`.
     JaxVit,
     /// CLIP of transformers.
@@ -49,6 +52,10 @@ pub enum Family {
     Gpt2,
     /// OPT of transformers.
     Opt,
+    /// GPT-NeoX, Pythia and RedPajama-INCITE of transformers.
+    GptNeox,
+    /// MPT of transformers.
+    Mpt,
     /// T5 of transformers.
     T5,
     /// A LLaMA in a GGUF file.
@@ -65,17 +72,22 @@ pub enum Family {
     VisualGlm,
     /// InternLM-XComposer, or an `InternLM`.
     XComposer,
+    /// A resampler and a gated cross attention, as OpenFlamingo and flamingo-pytorch name them.
+    FlamingoParts,
+    /// Flamingo of OpenFlamingo.
+    Flamingo,
     /// A model that this program trained.
     Ocelli,
 }
 
 impl Family {
     /// All families with their names on the command line.
-    pub const ALL: [(&'static str, Self); 29] = [
+    pub const ALL: [(&'static str, Self); 34] = [
         ("transformers-vit", Self::TransformersVit),
         ("dinov2", Self::Dinov2),
         ("timm-vit", Self::TimmVit),
         ("timm-hybrid", Self::TimmHybrid),
+        ("timm-nfnet", Self::TimmNfNet),
         ("jax-vit", Self::JaxVit),
         ("transformers-clip", Self::TransformersClip),
         ("open-clip", Self::OpenClip),
@@ -92,6 +104,8 @@ impl Family {
         ("llama", Self::Llama),
         ("gpt2", Self::Gpt2),
         ("opt", Self::Opt),
+        ("gpt-neox", Self::GptNeox),
+        ("mpt", Self::Mpt),
         ("t5", Self::T5),
         ("gguf", Self::Gguf),
         ("llava", Self::Llava),
@@ -100,6 +114,8 @@ impl Family {
         ("qwen-vl", Self::QwenVl),
         ("visualglm", Self::VisualGlm),
         ("xcomposer", Self::XComposer),
+        ("flamingo-parts", Self::FlamingoParts),
+        ("flamingo", Self::Flamingo),
         ("ocelli", Self::Ocelli),
     ];
 
@@ -146,10 +162,21 @@ impl Family {
             Some("InternLMXComposer" | "internlm") => return Some(Self::XComposer),
             Some("gpt2") => return Some(Self::Gpt2),
             Some("opt") => return Some(Self::Opt),
+            Some("gpt_neox") => return Some(Self::GptNeox),
+            Some("mpt") => return Some(Self::Mpt),
             Some("blip") => return Some(Self::TransformersBlip),
             Some("blip-2") => return Some(Self::TransformersBlip2),
             Some("instructblip") => return Some(Self::InstructBlip),
             _ => {}
+        }
+        if flamingo_config::is_whole(config) {
+            return Some(Self::Flamingo);
+        }
+        if flamingo_config::is_parts(config) {
+            return Some(Self::FlamingoParts);
+        }
+        if nfnet_config::is_one(config) {
+            return Some(Self::TimmNfNet);
         }
         let args = config.get("model_args");
         if args.and_then(|a| a.get("backbone")).is_some() {
@@ -162,7 +189,9 @@ impl Family {
     pub(super) fn of_tensors(weights: &Checkpoint) -> Option<Self> {
         let has = |name: &str| weights.info(name).is_some();
         let jax = "Transformer/encoder_norm/scale";
-        if has("visual.conv1.weight") {
+        if flamingo_config::is_flamingo(weights) {
+            Some(Self::Flamingo)
+        } else if has("visual.conv1.weight") {
             Some(Self::OpenAiClip)
         } else if has(jax) || has(&format!("opt/target/{jax}")) {
             Some(Self::JaxVit)

@@ -1,18 +1,22 @@
 //! A model of any kind, and what it can do.
 
 use crate::connector::abstractor::Abstractor;
+use crate::connector::flamingo::FlamingoParts;
 use crate::connector::position_resampler::PositionResampler;
 use crate::connector::qformer::QFormer;
 use crate::language::bert::Bert;
 use crate::language::causal::CausalModel;
 use crate::language::chatglm::ChatGlm;
+use crate::language::gpt_neox::GptNeox;
 use crate::language::gpt2::Gpt2;
 use crate::language::llama::Llama;
+use crate::language::mpt::Mpt;
 use crate::language::opt::Opt;
 use crate::language::t5::T5;
 use crate::systems::blip::Blip;
 use crate::systems::blip2::Blip2;
 use crate::systems::clip::Clip;
+use crate::systems::flamingo::Flamingo;
 use crate::systems::lit::Lit;
 use crate::systems::llava::Llava;
 use crate::systems::matcher::Matcher;
@@ -26,6 +30,7 @@ use crate::systems::xcomposer::XComposer;
 use crate::vision::clip_vit::ClipVit;
 use crate::vision::eva_vit::EvaVit;
 use crate::vision::local_vit::LocalVit;
+use crate::vision::nfnet::NfNet;
 use crate::vision::resnet_v2::HybridVit;
 use crate::vision::vit::Vit;
 
@@ -38,6 +43,8 @@ pub enum Model {
     Hybrid(Box<HybridVit>),
     /// A ViT with local or axial attention.
     LocalVit(Box<LocalVit>),
+    /// An NFNet.
+    NfNet(Box<NfNet>),
     /// A CLIP.
     Clip(Box<Clip>),
     /// A BERT.
@@ -50,12 +57,18 @@ pub enum Model {
     Gpt2(Box<Gpt2>),
     /// An OPT.
     Opt(Box<Opt>),
+    /// A GPT-NeoX.
+    GptNeox(Box<GptNeox>),
+    /// An MPT.
+    Mpt(Box<Mpt>),
     /// The tower of EVA-CLIP.
     EvaVit(Box<EvaVit>),
     /// The trunk of CLIP's tower.
     ClipVit(Box<ClipVit>),
     /// A Q-Former.
     QFormer(Box<QFormer>),
+    /// A resampler, a gated cross attention, or both.
+    FlamingoParts(Box<FlamingoParts>),
     /// A BLIP.
     Blip(Box<Blip>),
     /// A BLIP-2 or an InstructBLIP.
@@ -64,6 +77,8 @@ pub enum Model {
     T5(Box<T5>),
     /// A LLaVA.
     Llava(Box<Llava>),
+    /// A Flamingo.
+    Flamingo(Box<Flamingo>),
     /// A MiniGPT-4 or a MiniGPT-v2.
     MiniGpt4(Box<MiniGpt4>),
     /// An mPLUG-Owl.
@@ -91,19 +106,24 @@ impl Model {
             Self::Vit(_) => "a ViT",
             Self::Hybrid(_) => "a hybrid ViT",
             Self::LocalVit(_) => "a local ViT",
+            Self::NfNet(_) => "an NFNet",
             Self::Clip(_) => "a CLIP",
             Self::Bert(_) => "a BERT",
             Self::Lit(_) => "a LiT",
             Self::Llama(_) => "a LLaMA",
             Self::Gpt2(_) => "a GPT-2",
             Self::Opt(_) => "an OPT",
+            Self::GptNeox(_) => "a GPT-NeoX",
+            Self::Mpt(_) => "an MPT",
             Self::EvaVit(_) => "the tower of an EVA-CLIP",
             Self::ClipVit(_) => "the trunk of a CLIP",
             Self::QFormer(_) => "a Q-Former",
+            Self::FlamingoParts(_) => "parts of a Flamingo",
             Self::Blip(_) => "a BLIP",
             Self::Blip2(_) => "a BLIP-2",
             Self::T5(_) => "a T5",
             Self::Llava(_) => "a LLaVA",
+            Self::Flamingo(_) => "a Flamingo",
             Self::MiniGpt4(_) => "a MiniGPT-4",
             Self::MplugOwl(_) => "an mPLUG-Owl",
             Self::Abstractor(_) => "the abstractor of an mPLUG-Owl",
@@ -122,6 +142,7 @@ impl Model {
             Self::Blip(model) => Some(&**model),
             Self::Blip2(model) if model.config().writing.is_some() => Some(&**model),
             Self::Llava(model) => Some(&**model),
+            Self::Flamingo(model) => Some(&**model),
             Self::MiniGpt4(model) => Some(&**model),
             Self::MplugOwl(model) => Some(&**model),
             Self::QwenVl(model) => Some(&**model),
@@ -135,6 +156,7 @@ impl Model {
     pub fn talker(&self) -> Option<&dyn Talker> {
         match self {
             Self::Llava(model) => Some(&**model),
+            Self::Flamingo(model) => Some(&**model),
             Self::MiniGpt4(model) => Some(&**model),
             Self::MplugOwl(model) => Some(&**model),
             Self::QwenVl(model) => Some(&**model),
@@ -160,6 +182,8 @@ impl Model {
             Self::Gpt2(model) => Some(&**model),
             Self::Opt(model) => Some(&**model),
             Self::ChatGlm(model) => Some(&**model),
+            Self::GptNeox(model) => Some(&**model),
+            Self::Mpt(model) => Some(&**model),
             _ => None,
         }
     }

@@ -2,8 +2,9 @@
 
 use super::{
     Family, Files, HeadCounts, Model, Opened, bert_config, blip_config, blip2_config, blip2_parts,
-    causal_config, clip_config, compose, gguf_config, llava_config, minigpt4_config,
-    mplug_owl_config, qwen_vl_config, t5_config, visualglm_config, vit_config, xcomposer_config,
+    causal_config, clip_config, compose, flamingo_config, gguf_config, llava_config,
+    minigpt4_config, mplug_owl_config, nfnet_config, qwen_vl_config, t5_config, visualglm_config,
+    vit_config, xcomposer_config,
 };
 use crate::Result;
 use crate::language::bert::{self, Bert};
@@ -151,7 +152,7 @@ impl Files {
                 sources = parts;
                 (model, parameters, names)
             }
-            Family::Llama | Family::Gpt2 | Family::Opt => {
+            Family::Llama | Family::Gpt2 | Family::Opt | Family::GptNeox | Family::Mpt => {
                 causal_config::open(self.family, &self.config, weights, &file)?
             }
             Family::Llava => llava_config::open(&self.config, weights, &file)?,
@@ -160,6 +161,9 @@ impl Files {
             Family::QwenVl => qwen_vl_config::open(&self.config, weights, &file)?,
             Family::VisualGlm => visualglm_config::open(&self.config, weights, &file)?,
             Family::XComposer => xcomposer_config::open(&self.config, weights, &file)?,
+            Family::TimmNfNet => nfnet_config::open(&self.config, weights, &file)?,
+            Family::Flamingo => flamingo_config::open(&self.config, weights, &file)?,
+            Family::FlamingoParts => flamingo_config::open_parts(&self.config, weights, &file)?,
             Family::T5 => t5_config::open(&self.config, weights, &file)?,
             Family::Gguf => gguf_config::open(&self.config, weights, &file)?,
             Family::Ocelli => {

@@ -1,9 +1,10 @@
 //! How pictures are prepared for a model.
 
+use super::fields::Fields;
 use super::{
-    Family, Files, HeadCounts, blip_config, blip2_config, clip_config, llava_config,
-    minigpt4_config, mplug_owl_config, qwen_vl_config, read_text, visualglm_config,
-    xcomposer_config,
+    Family, Files, HeadCounts, blip_config, blip2_config, clip_config, flamingo_config,
+    llava_config, minigpt4_config, mplug_owl_config, nfnet_config, qwen_vl_config, read_text,
+    visualglm_config, xcomposer_config,
 };
 use crate::{Error, Result};
 use ocelli_data::image::{PictureError, Processor};
@@ -36,7 +37,9 @@ impl Files {
         let config = self.config.to_string();
         match self.family {
             Family::OpenClip => Processor::from_open_clip_json(&config).map_err(picture),
-            Family::TimmVit | Family::TimmHybrid if self.config.get("pretrained_cfg").is_some() => {
+            Family::TimmVit | Family::TimmHybrid | Family::TimmNfNet
+                if self.config.get("pretrained_cfg").is_some() =>
+            {
                 Processor::from_timm_json(&config).map_err(picture)
             }
             Family::TransformersClip => {
@@ -67,6 +70,15 @@ impl Files {
             Family::Llava if llava_config::is_original(&self.config) => {
                 llava_config::processor(&self.config, &self.config_file())
             }
+            Family::Flamingo => {
+                let weights = self.weights()?;
+                let file = self.config_file();
+                let (side, is_clip) = flamingo_config::image_size(&self.config, &weights, &file)?;
+                if is_clip {
+                    return Ok(Processor::openai(side));
+                }
+                nfnet_processor(side, "border").map_err(picture)
+            }
             Family::MiniGpt4 => {
                 let weights = self.weights()?;
                 let file = self.config_file();
@@ -86,16 +98,22 @@ impl Files {
             Family::Ocelli => self.own_processor(),
             Family::Bert
             | Family::QFormer
+            | Family::FlamingoParts
             | Family::Llama
             | Family::Gpt2
             | Family::Opt
+            | Family::GptNeox
+            | Family::Mpt
             | Family::T5
             | Family::Gguf => {
                 let is = match self.family {
                     Family::Bert => "a BERT",
                     Family::QFormer => "a Q-Former",
+                    Family::FlamingoParts => "parts of a Flamingo",
                     Family::Gpt2 => "a GPT-2",
                     Family::Opt => "an OPT",
+                    Family::GptNeox => "a GPT-NeoX",
+                    Family::Mpt => "an MPT",
                     Family::T5 => "a T5",
                     _ => "a LLaMA",
                 };
@@ -109,6 +127,11 @@ impl Files {
                     "there is no such file; fetch it, it says how pictures are prepared",
                 ),
             }),
+            Family::TimmNfNet => {
+                let side = nfnet_config::nfnet(&Fields::new(&self.config, &self.config_file()))?
+                    .image_size;
+                nfnet_processor(side, "squash").map_err(picture)
+            }
             _ => {
                 // The original ViT preprocessing: squeezed to the size, [-1, 1].
                 let (height, width) = self.vit_config()?.image_size;
@@ -129,6 +152,16 @@ impl Files {
         Processor::from_hf_json(&text)
             .map_err(|source| Error::Data(ocelli_data::Error::Picture { path, source }))
     }
+}
+
+/// To a square in the mode of timm, then as for ImageNet.
+fn nfnet_processor(side: usize, mode: &str) -> std::result::Result<Processor, PictureError> {
+    let text = format!(
+        r#"{{"input_size": [3, {side}, {side}], "crop_pct": 1.0, "crop_mode": "{mode}",
+        "interpolation": "bicubic", "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225]}}"#
+    );
+    Processor::from_timm_json(&text)
 }
 
 /// Squeezed to the size, then as CLIP.

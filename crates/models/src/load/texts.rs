@@ -2,8 +2,8 @@
 
 use super::fields::Fields;
 use super::{
-    Family, Files, bert_config, blip_config, blip2_config, blip2_parts, builtin, gguf_config,
-    qwen_vl_config, read_json, xcomposer_config,
+    Family, Files, bert_config, blip_config, blip2_config, blip2_parts, builtin, flamingo_parts,
+    gguf_config, qwen_vl_config, read_json, xcomposer_config,
 };
 use crate::Result;
 use crate::systems::lit::LitConfig;
@@ -39,6 +39,12 @@ impl Files {
         if self.family == Family::Gguf {
             return Ok(gguf_config::end_tokens(&self.config));
         }
+        if self.family == Family::Flamingo {
+            let stated = self.config.get("eoc_token_id").and_then(Value::as_u64);
+            let end = stated.and_then(|id| u32::try_from(id).ok());
+            let token = || flamingo_parts::token(self.dir(), flamingo_parts::END_TOKEN);
+            return Ok(vec![end.map_or_else(token, Ok)?]);
+        }
         let file = self.dir().join("generation_config.json");
         let own = if file.is_file() { read_json(&file)? } else { Value::Null };
         let id = |value: &Value| u32::try_from(value.as_u64()?).ok();
@@ -63,11 +69,22 @@ impl Files {
         if self.family == Family::Gguf {
             return gguf_config::tokenizer(&self.config, &self.path);
         }
-        Ok(Tokenizer::from_dir(&self.tokenizer_dir()).map_err(ocelli_data::Error::from)?)
+        let tokenizer = Tokenizer::from_dir(&self.tokenizer_dir());
+        let tokenizer = tokenizer.map_err(ocelli_data::Error::from)?;
+        Ok(if self.family == Family::Flamingo {
+            flamingo_parts::with_added(tokenizer)
+        } else {
+            tokenizer
+        })
     }
 
     /// The folder of the tokenizer of a language model.
     fn tokenizer_dir(&self) -> PathBuf {
+        if self.family == Family::Flamingo
+            && let Some(apart) = flamingo_parts::language_dir(self.dir())
+        {
+            return apart;
+        }
         let apart = self.dir().join(blip2_parts::LANGUAGE);
         let has_parts = [Family::LavisBlip2, Family::MiniGpt4].contains(&self.family);
         if has_parts && apart.is_dir() { apart } else { self.dir().to_owned() }

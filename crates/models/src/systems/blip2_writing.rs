@@ -264,8 +264,12 @@ impl Blip2 {
                 let said = |ids: &Vec<u32>| {
                     ids.iter().copied().filter(|id| *id != config.image_id).collect()
                 };
-                let prompt =
-                    |(embeddings, ids)| Prompt { embeddings, ids: said(ids), image_tokens };
+                let prompt = |(embeddings, ids)| Prompt {
+                    embeddings,
+                    ids: said(ids),
+                    image_tokens,
+                    shown: Vec::new(),
+                };
                 let prompts = embeddings.into_iter().zip(texts).map(prompt).collect();
                 Ok((prompts, model.new_cache(texts.len())))
             }

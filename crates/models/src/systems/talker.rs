@@ -1,10 +1,10 @@
 //! Talking about pictures: systems whose language model reads image tokens among the words.
 
 use super::writer::{Request, Writer};
-use crate::Result;
 use crate::connector::splice::{IMAGE, Spliced};
 use crate::generate::{Answer, Cache, Flow, Prompt, Settings, generate};
 use crate::language::causal::CausalModel;
+use crate::{Error, Result};
 use ocelli_data::text::{BoxNotation, IMAGE_MARK, Template, Tokenizer};
 use ocelli_tensor::{Tensor, no_grad};
 
@@ -90,6 +90,38 @@ pub fn text_ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
     tokenizer.encode(text, start.is_none_or(|start| !text.starts_with(start)))
 }
 
+/// What a language model reads of `ids` with one [`IMAGE`] for each picture: among the words, or aside
+/// from them.
+///
+/// # Errors
+/// If there are more or fewer pictures than places, or an id is not in the vocabulary.
+pub fn prompt(language: &dyn CausalModel, ids: &[u32], pictures: &[Tensor]) -> Result<Prompt> {
+    match language.place_token() {
+        Some(token) => beside(language, token, ids, pictures),
+        None => Ok(Spliced::new(language, ids, None, pictures)?.into()),
+    }
+}
+
+/// A prompt whose pictures are looked at from the tokens `place` on.
+fn beside(
+    language: &dyn CausalModel,
+    place: u32,
+    ids: &[u32],
+    pictures: &[Tensor],
+) -> Result<Prompt> {
+    let places: Vec<usize> = (0..ids.len()).filter(|i| ids[*i] == IMAGE).collect();
+    if places.len() != pictures.len() {
+        return Err(Error::ImageCount { places: places.len(), images: pictures.len() });
+    }
+    if ids.is_empty() {
+        return Err(Error::EmptyPrompt { index: 0 });
+    }
+    let word = |id: &u32| if *id == IMAGE { place } else { *id };
+    let ids: Vec<u32> = ids.iter().map(word).collect();
+    let shown = places.into_iter().zip(pictures.iter().cloned()).collect();
+    Ok(Prompt { embeddings: language.embed(&ids)?, ids, image_tokens: 0, shown })
+}
+
 /// A conversation as a language model has read it.
 #[derive(Debug)]
 pub struct Conversation {
@@ -118,15 +150,17 @@ impl Conversation {
         on_token: &mut dyn FnMut(u32) -> Flow,
     ) -> Result<Answer> {
         no_grad(|| {
-            let all = Spliced::new(language, ids, None, pictures)?;
+            let all = prompt(language, ids, pictures)?;
+            let looks = language.place_token().is_some();
             // At least one token is read, as an answer begins behind it.
             let most = ids.len().saturating_sub(1);
             let goes_on = language.goes_on(&self.cache, all.embeddings.shape().rows());
             let most = if goes_on { most } else { 0 };
             let same = self.read.iter().zip(&ids[..most]).take_while(|(a, b)| a == b).count();
             let seen = ids[..same].iter().filter(|id| **id == IMAGE).count();
-            let rows =
-                |pictures: &[Tensor]| pictures.iter().map(|p| p.shape().rows()).sum::<usize>();
+            let rows = |pictures: &[Tensor]| {
+                pictures.iter().map(|p| if looks { 1 } else { p.shape().rows() }).sum::<usize>()
+            };
             let past = same - seen + rows(&pictures[..seen]);
             self.cache.truncate(0, past);
             self.read.truncate(same);
@@ -135,6 +169,7 @@ impl Conversation {
                 embeddings: all.embeddings.narrow(0, past, tokens - past)?,
                 image_tokens: all.image_tokens,
                 ids: all.ids,
+                shown: all.shown,
             };
             let mut tell = |_: usize, id: u32| on_token(id);
             let prompts = std::slice::from_ref(&prompt);
@@ -174,20 +209,60 @@ impl<T: Talker> Writer for T {
         settings: &Settings,
         on_token: &mut dyn FnMut(usize, u32) -> Flow,
     ) -> Result<Vec<Answer>> {
-        let language = self.language();
-        let text = self.instruction(request);
-        let text = match Template::named(self.template()) {
-            Some(template) => template.render(&template.show(1, &text)),
-            None => text,
-        };
-        let ids = self.ids(tokenizer, &text);
-        no_grad(|| {
-            let prompt =
-                |picture| Ok(Prompt::from(Spliced::new(language, &ids, None, &[picture])?));
-            let prompts: Vec<Prompt> =
-                self.pictures(pixels)?.into_iter().map(prompt).collect::<Result<_>>()?;
-            let mut cache = language.new_cache(prompts.len());
-            generate(language, &prompts, &mut cache, settings, on_token)
-        })
+        write_after(self, &[], (pixels, request), tokenizer, settings, on_token)
     }
+}
+
+/// An example that is shown before what is asked (Brown et al. 2020, arXiv:2005.14165, §2; with
+/// pictures arXiv:2204.14198, §3.3).
+#[derive(Clone, Debug)]
+pub struct Shot {
+    /// What the language model is shown of its picture; none for an example of text alone.
+    pub picture: Option<Tensor>,
+    /// What is asked of it; without a question it is a caption.
+    pub question: Option<String>,
+    /// The answer.
+    pub answer: String,
+}
+
+/// [`Writer::write`] behind examples.
+///
+/// # Errors
+/// As there.
+pub fn write_after(
+    talker: &dyn Talker,
+    shots: &[Shot],
+    (pixels, request): (&Tensor, &Request),
+    tokenizer: &Tokenizer,
+    settings: &Settings,
+    on_token: &mut dyn FnMut(usize, u32) -> Flow,
+) -> Result<Vec<Answer>> {
+    let language = talker.language();
+    let ids = talker.ids(tokenizer, &asked(talker, shots, request));
+    let examples: Vec<Tensor> = shots.iter().filter_map(|shot| shot.picture.clone()).collect();
+    no_grad(|| {
+        let one = |picture| prompt(language, &ids, &[&examples[..], &[picture]].concat());
+        let prompts: Vec<Prompt> =
+            talker.pictures(pixels)?.into_iter().map(one).collect::<Result<_>>()?;
+        let mut cache = language.new_cache(prompts.len());
+        generate(language, &prompts, &mut cache, settings, on_token)
+    })
+}
+
+/// The text that asks for something about one picture behind examples.
+fn asked(talker: &dyn Talker, shots: &[Shot], request: &Request) -> String {
+    let Some(template) = Template::named(talker.template()) else {
+        return talker.instruction(request);
+    };
+    let mut turns = Vec::new();
+    for shot in shots {
+        let request = shot.question.as_deref().map_or(Request::Caption(None), Request::Answer);
+        let pictures = usize::from(shot.picture.is_some());
+        turns.extend(template.show(pictures, &talker.instruction(&request)));
+        if let Some(turn) = turns.last_mut() {
+            turn.answer = Some(shot.answer.clone());
+        }
+    }
+    turns.extend(template.show(1, &talker.instruction(request)));
+    template.render(&turns)
 }

@@ -175,7 +175,8 @@ fn described(model: &Model, parameters: &Parameters) -> Result<String, Failure> 
 /// The parts with their parameters, in the order of the forward pass.
 fn parts(model: &Model, parameters: &Parameters) -> Vec<Vec<String>> {
     // Systems of several models have these as parts.
-    let whole = matches!(model, Model::Vit(_) | Model::Blip2(_)) || model.talker().is_some();
+    let whole = matches!(model, Model::Vit(_) | Model::NfNet(_) | Model::Blip2(_))
+        || model.talker().is_some();
     let levels = if whole { 1 } else { 2 };
     let mut parts: Vec<(String, u64, u64)> = Vec::new();
     for p in parameters.iter().filter(|p| !p.is_buffer()) {

@@ -16,6 +16,9 @@ fn described(family: Family) -> [&'static str; 2] {
         Family::Dinov2 => ["DINOv2 of transformers", "config.json with model_type dinov2"],
         Family::TimmVit => ["ViT of timm", "config.json with architecture vit_*"],
         Family::TimmHybrid => ["ViT on a ResNet of timm", "config.json with model_args.backbone"],
+        Family::TimmNfNet => {
+            ["NFNet of timm", "config.json with architecture dm_nfnet_* or nfnet_*"]
+        }
         Family::JaxVit => ["ViT of the original code", "a .npz file"],
         Family::TransformersClip => ["CLIP of transformers", "config.json with model_type clip"],
         Family::OpenClip => ["CLIP of open_clip", "open_clip_config.json"],
@@ -25,6 +28,8 @@ fn described(family: Family) -> [&'static str; 2] {
         Family::Llama => ["LLaMA of transformers", "config.json with model_type llama"],
         Family::Gpt2 => ["GPT-2 of transformers", "config.json with model_type gpt2"],
         Family::Opt => ["OPT of transformers", "config.json with model_type opt"],
+        Family::GptNeox => ["GPT-NeoX of transformers", "config.json with model_type gpt_neox"],
+        Family::Mpt => ["MPT of transformers", "config.json with model_type mpt"],
         Family::Gguf => ["LLaMA in a GGUF file", "a .gguf file of the architecture llama"],
         Family::T5 => ["T5 and Flan-T5 of transformers", "config.json with model_type t5"],
         Family::Bert => ["BERT of transformers", "config.json with model_type bert"],
@@ -52,6 +57,13 @@ fn described(family: Family) -> [&'static str; 2] {
         Family::VisualGlm => ["VisualGLM, ChatGLM", "config.json with model_type chatglm"],
         Family::XComposer => {
             ["InternLM-XComposer", "config.json with model_type InternLMXComposer or internlm"]
+        }
+        Family::Flamingo => [
+            "Flamingo of OpenFlamingo",
+            "a checkpoint.pt, with the folders vision and language beside it",
+        ],
+        Family::FlamingoParts => {
+            ["parts of a Flamingo", "config.json with module PerceiverResampler"]
         }
         Family::Ocelli => ["trained by this program", "config.json with format ocelli"],
     }

@@ -33,16 +33,7 @@ pub(super) fn outputs(case: &Case, model: &EvaVit, computed: &mut Computed) -> R
         }
         Ok::<(), Failure>(())
     })?;
-    if let (true, Some(pixels)) = (case.wants("grad/in.x"), case.tensor("in/x")?) {
-        let pixels = pixels.leaf();
-        if let Some(value) = loss_of(case, model, &pixels)? {
-            let grads = value.backward()?;
-            if let Some(grad) = grads.get(&pixels) {
-                computed.insert("grad/in.x".to_owned(), grad.detach());
-            }
-        }
-    }
-    Ok(())
+    super::gradients::of_input(case, "x", &mut |x| loss_of(case, model, x), computed)
 }
 
 /// The sum of the tokens, each value times a weight of the case.

@@ -25,6 +25,7 @@ pub(super) fn compute(
     let Some(value) = loss()? else { return Ok(()) };
     let grads = value.backward()?;
     put_gradients("grad/", opened, &grads, computed)?;
+    put_words(opened, &grads, computed);
     if !wants("adamw/") {
         return Ok(());
     }
@@ -77,6 +78,33 @@ pub(super) fn put_gradients(
     computed: &mut Computed,
 ) -> Result<(), Failure> {
     put(kind, opened, |p| grads.get(&p.tensor()).map(Tensor::detach), computed)
+}
+
+/// `grad/input_embeddings`: the gradient of a language model's word table under another name.
+fn put_words(opened: &Opened, grads: &Gradients, computed: &mut Computed) {
+    if let Some(table) = opened.parameters.get("language.word")
+        && let Some(grad) = grads.get(&table.tensor())
+    {
+        computed.insert("grad/input_embeddings".to_owned(), grad.detach());
+    }
+}
+
+/// Stores the gradient of the input `name` if the case asks for it.
+pub(super) fn of_input(
+    case: &Case,
+    name: &str,
+    loss: &mut dyn FnMut(&Tensor) -> Result<Option<Tensor>, Failure>,
+    computed: &mut Computed,
+) -> Result<(), Failure> {
+    let (result, input) = (format!("grad/in.{name}"), format!("in/{name}"));
+    let (true, Some(value)) = (case.wants(&result), case.tensor(&input)?) else { return Ok(()) };
+    let leaf = value.leaf();
+    if let Some(loss) = loss(&leaf)?
+        && let Some(grad) = loss.backward()?.get(&leaf)
+    {
+        computed.insert(result, grad.detach());
+    }
+    Ok(())
 }
 
 /// Stores values of parameters under the names of the checkpoint's family.

@@ -7,11 +7,14 @@ mod case;
 mod causal;
 mod clip;
 mod eva_vit;
+mod flamingo;
+mod flamingo_parts;
 mod generation;
 mod gradients;
 mod llava;
 mod minigpt4;
 mod mplug_owl;
+mod nfnet;
 mod qformer;
 mod qwen_vl;
 mod t5;
@@ -87,6 +90,9 @@ fn compute(case: &Case, opened: &Opened) -> Result<Computed, Failure> {
         Model::Clip(model) => clip::outputs(case, model, &mut computed)?,
         Model::Bert(model) => bert::outputs(case, model, &mut computed)?,
         Model::EvaVit(model) => eva_vit::outputs(case, model, &mut computed)?,
+        Model::NfNet(model) => nfnet::outputs(case, model, &mut computed)?,
+        Model::Flamingo(model) => flamingo::outputs(case, model, &mut computed)?,
+        Model::FlamingoParts(model) => flamingo_parts::outputs(case, model, &mut computed)?,
         Model::ClipVit(model) => eva_vit::clip_outputs(case, model, &mut computed)?,
         Model::QFormer(model) => qformer::outputs(case, opened, model, &mut computed)?,
         Model::Blip(model) => blip::outputs(case, opened, model, &mut computed)?,
@@ -102,7 +108,7 @@ fn compute(case: &Case, opened: &Opened) -> Result<Computed, Failure> {
         Model::ImageEncoder(model) => visualglm::encoder_outputs(case, model, &mut computed)?,
         Model::ChatGlm(model) => visualglm::chatglm_outputs(case, model, &mut computed)?,
         Model::XComposer(model) => xcomposer::outputs(case, model, &mut computed)?,
-        Model::Llama(_) | Model::Gpt2(_) | Model::Opt(_) => {
+        Model::Llama(_) | Model::Gpt2(_) | Model::Opt(_) | Model::GptNeox(_) | Model::Mpt(_) => {
             if let Some(model) = opened.model.causal() {
                 causal::outputs(case, model, &mut computed)?;
             }
@@ -115,6 +121,9 @@ fn compute(case: &Case, opened: &Opened) -> Result<Computed, Failure> {
         Model::Clip(model) => clip::loss(case, model),
         Model::Bert(model) => bert::loss(case, model),
         Model::EvaVit(model) => eva_vit::loss(case, model),
+        Model::NfNet(model) => nfnet::loss(case, model),
+        Model::Flamingo(model) => flamingo::loss(case, model),
+        Model::FlamingoParts(model) => flamingo_parts::loss(case, model),
         Model::ClipVit(_) => Ok(None),
         Model::QFormer(model) => qformer::loss(case, model),
         Model::Blip(model) => blip::loss(case, model),
@@ -130,10 +139,12 @@ fn compute(case: &Case, opened: &Opened) -> Result<Computed, Failure> {
         Model::ImageEncoder(model) => visualglm::encoder_loss(case, model),
         Model::ChatGlm(model) => visualglm::chatglm_loss(case, model),
         Model::XComposer(model) => xcomposer::loss(case, model),
-        Model::Llama(_) | Model::Gpt2(_) | Model::Opt(_) => match opened.model.causal() {
-            Some(model) => causal::loss(case, model),
-            None => Ok(None),
-        },
+        Model::Llama(_) | Model::Gpt2(_) | Model::Opt(_) | Model::GptNeox(_) | Model::Mpt(_) => {
+            match opened.model.causal() {
+                Some(model) => causal::loss(case, model),
+                None => Ok(None),
+            }
+        }
         model @ (Model::Lit(_) | Model::LocalVit(_)) => Err(no_reference(model).into()),
     };
     gradients::compute(case, opened, &loss, &mut computed)?;

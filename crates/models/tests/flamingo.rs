@@ -1,0 +1,339 @@
+//! A Flamingo writes the same whether its texts come together or alone, at once or token by token; and
+//! what was trained of it is the whole model with the frozen parts beside it.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
+use ocelli_models::connector::gated_xattn::GatedConfig;
+use ocelli_models::connector::perceiver::PerceiverConfig;
+use ocelli_models::connector::splice::IMAGE;
+use ocelli_models::generate::{
+    Answer, Beams, Decoder, EarlyStopping, Flow, Prompt, Rows, Settings, Strategy, generate,
+};
+use ocelli_models::language::causal::CausalModel;
+use ocelli_models::language::gpt_neox::GptNeoxConfig;
+use ocelli_models::language::llama::LlamaConfig;
+use ocelli_models::language::mpt::MptConfig;
+use ocelli_models::language::opt::OptConfig;
+use ocelli_models::systems::flamingo::{
+    Documents, Flamingo, FlamingoConfig, LanguageConfig, Places, TowerConfig,
+};
+use ocelli_models::systems::talker::{Conversation, Talker, prompt};
+use ocelli_models::vision::clip_vit::ClipVitConfig;
+use ocelli_models::vision::position::PositionRule;
+use ocelli_models::{Files, HeadCounts};
+use ocelli_nn::checkpoint::{Checkpoint, Dtype, TensorView, save_safetensors};
+use ocelli_nn::{Builder, Parameters};
+use ocelli_tensor::{Activation, Tensor, no_grad};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const VOCAB: usize = 40;
+const PLACE: u32 = 39;
+const WIDTH: usize = 24;
+
+fn languages() -> [LanguageConfig; 4] {
+    let (vocab, context_length, width, depth, mlp_dim) = (VOCAB, 60, WIDTH, 3, 32);
+    let neox = GptNeoxConfig::variant("pythia-70m").unwrap();
+    let llama = LlamaConfig::variant("7b").unwrap();
+    let (heads, kv_heads, head_dim) = (4, 2, 6);
+    [
+        LanguageConfig::Llama(LlamaConfig {
+            vocab,
+            context_length,
+            width,
+            depth,
+            heads,
+            kv_heads,
+            head_dim,
+            mlp_dim,
+            ..llama
+        }),
+        LanguageConfig::Opt(OptConfig {
+            vocab,
+            context_length,
+            word_width: width,
+            width,
+            depth,
+            heads,
+            mlp_dim,
+            ..OptConfig::variant("125m").unwrap()
+        }),
+        // Of each head a third is turned.
+        LanguageConfig::GptNeox(GptNeoxConfig {
+            vocab,
+            context_length,
+            width,
+            depth,
+            heads,
+            mlp_dim,
+            rotary_dim: 2,
+            ..neox
+        }),
+        LanguageConfig::Mpt(MptConfig {
+            vocab,
+            context_length,
+            width,
+            depth,
+            heads: 3,
+            mlp_dim,
+            ..MptConfig::variant("7b").unwrap()
+        }),
+    ]
+}
+
+/// A small Flamingo with weights so large that its texts differ, and gates that are open.
+fn flamingo(text: LanguageConfig, looks_back: bool) -> Flamingo {
+    let activation = Activation::SquaredRelu;
+    let config = FlamingoConfig {
+        vision: TowerConfig::Clip(
+            ClipVitConfig {
+                image_size: (16, 16),
+                patch_size: 8,
+                width: 16,
+                depth: 1,
+                heads: 2,
+                mlp_dim: 24,
+                quick_gelu: true,
+                norm_eps: 1e-5,
+                position_rule: PositionRule::Lavis,
+            },
+            true,
+        ),
+        resampler: PerceiverConfig {
+            width: 16,
+            depth: 2,
+            heads: 3,
+            head_dim: 4,
+            latents: 5,
+            mlp_dim: 32,
+            activation,
+            frames: 2,
+            media: 4,
+        },
+        gated: GatedConfig {
+            width: WIDTH,
+            memory_width: 16,
+            heads: 2,
+            head_dim: 8,
+            mlp_dim: 48,
+            activation,
+        },
+        places: Places { every: 2, is_first: true },
+        text,
+        image_token: PLACE,
+        looks_back,
+    };
+    let b = Builder::random(7);
+    let model = Flamingo::new(&config, &b);
+    let all: Parameters = b.finish().unwrap();
+    for p in all.iter() {
+        let is_gate = p.name().ends_with("gate");
+        let is_small = p.name().starts_with("language.");
+        p.update(|w| {
+            for w in w {
+                *w = if is_gate { 0.9 } else { *w * if is_small { 9.0 } else { 1.5 } };
+            }
+        });
+    }
+    model
+}
+
+fn pixels(pictures: usize, seed: usize) -> Tensor {
+    let n = pictures * 3 * 16 * 16;
+    let values: Vec<f32> = (0..n).map(|i| ((i * 31 + seed * 977) as f32 * 0.11).sin()).collect();
+    Tensor::from_slice(&values, &[pictures, 3, 16, 16]).unwrap()
+}
+
+/// Texts with two pictures, with none, with one behind words, and with two in a row.
+const TEXTS: [&[u32]; 4] =
+    [&[1, IMAGE, 4, 5, IMAGE, 6], &[2, 9], &[3, 8, 7, IMAGE, 11, 12, 13], &[IMAGE, IMAGE, 20]];
+
+fn prompts(model: &Flamingo) -> Vec<Prompt> {
+    no_grad(|| {
+        let pictures = model.pictures(&pixels(5, 1)).unwrap();
+        let mut pictures = pictures.into_iter();
+        let mut one = |ids: &&[u32]| {
+            let count = ids.iter().filter(|id| **id == IMAGE).count();
+            let shown: Vec<Tensor> = pictures.by_ref().take(count).collect();
+            prompt(model, ids, &shown).unwrap()
+        };
+        TEXTS.iter().map(&mut one).collect()
+    })
+}
+
+fn run(model: &Flamingo, prompts: &[Prompt], strategy: &Strategy) -> Vec<Answer> {
+    let settings = Settings { strategy: strategy.clone(), ..Settings::greedy(8, &[]) };
+    let mut cache = model.new_cache(prompts.len());
+    generate(model, prompts, &mut cache, &settings, &mut |_, _| Flow::Continue).unwrap()
+}
+
+#[test]
+fn a_batch_of_ragged_documents_equals_its_rows_alone() {
+    let early_stopping = EarlyStopping::Heuristic;
+    let beams = Strategy::Beam(Beams { width: 3, length_penalty: 1.0, early_stopping });
+    for (text, looks_back) in languages().into_iter().zip([false, true, false, true]) {
+        let model = flamingo(text, looks_back);
+        let prompts = prompts(&model);
+        for strategy in [Strategy::Greedy, beams.clone()] {
+            let together = run(&model, &prompts, &strategy);
+            for (prompt, answer) in prompts.iter().zip(&together) {
+                let alone = run(&model, std::slice::from_ref(prompt), &strategy);
+                assert_eq!(alone, std::slice::from_ref(answer));
+            }
+        }
+    }
+}
+
+/// Logits of a batch whose rows have different numbers of pictures, bit for bit.
+#[test]
+fn the_logits_of_a_row_do_not_depend_on_the_others() {
+    for text in languages() {
+        let model = flamingo(text, false);
+        let prompts = prompts(&model);
+        let logits = |prompts: &[Prompt]| {
+            no_grad(|| {
+                let mut cache = model.new_cache(prompts.len());
+                model.show(prompts, &mut cache).unwrap();
+                let words: Vec<Tensor> = prompts.iter().map(|p| p.embeddings.clone()).collect();
+                let rows = Rows::join(&words).unwrap();
+                model.advance(&rows, &mut cache).unwrap()
+            })
+        };
+        let together = logits(&prompts);
+        for (row, prompt) in prompts.iter().enumerate() {
+            let alone = logits(std::slice::from_ref(prompt));
+            assert_eq!(alone.values(), &together.values()[row * VOCAB..][..VOCAB], "row {row}");
+        }
+    }
+}
+
+#[test]
+fn steps_equal_the_whole_pass_and_pictures_make_a_difference() {
+    for (text, looks_back) in languages().into_iter().zip([false, true, true, false]) {
+        let model = flamingo(text, looks_back);
+        no_grad(|| {
+            let pixels = pixels(2, 3);
+            let ids = [4, PLACE, 5, 6, PLACE, 7, 8, 9];
+            let media = model.media(&pixels.reshape(&[1, 2, 1, 3, 16, 16]).unwrap()).unwrap();
+            let documents = |media| Documents { ids: ids.to_vec(), mask: [1; 8].into(), media };
+            let whole = model.logits(&documents(media.clone())).unwrap();
+            let other = model.logits(&documents(media.scale(0.5).unwrap())).unwrap();
+            let shown = |ids: &[u32]| -> Vec<u32> {
+                ids.iter().map(|id| if *id == PLACE { IMAGE } else { *id }).collect()
+            };
+            let pictures = model.pictures(&pixels).unwrap();
+            let prompt = prompt(&model, &shown(&ids), &pictures).unwrap();
+            let mut cache = model.new_cache(1);
+            model.show(std::slice::from_ref(&prompt), &mut cache).unwrap();
+            for (from, to) in [(0, 3), (3, 4), (4, 8)] {
+                let words = prompt.embeddings.narrow(0, from, to - from).unwrap();
+                let rows = Rows::join(&[words]).unwrap();
+                let got = model.advance(&rows, &mut cache).unwrap();
+                let at = (to - 1) * VOCAB..to * VOCAB;
+                let (want, other) = (&whole.values()[at.clone()], &other.values()[at]);
+                let largest = |a: &[f32], b: &[f32]| {
+                    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+                };
+                let size = want.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+                assert!(largest(got.values(), want) <= 1e-5 * size, "{from}..{to}");
+                assert!(largest(other, want) > 1e-3 * size, "pictures make no difference");
+            }
+        });
+    }
+}
+
+/// A second turn over what is kept is the same as the whole conversation at once.
+#[test]
+fn a_conversation_goes_on_with_a_new_picture() {
+    let model = flamingo(languages()[0].clone(), false);
+    let pictures = no_grad(|| model.pictures(&pixels(2, 5))).unwrap();
+    let settings = Settings::greedy(4, &[]);
+    let ask = |conversation: &mut Conversation, ids: &[u32], pictures: &[Tensor]| {
+        let go_on = &mut |_| Flow::Continue;
+        conversation.answer(&model, ids, pictures, &settings, go_on).unwrap().ids
+    };
+    let mut conversation = Conversation::new(&model);
+    let first = ask(&mut conversation, &[IMAGE, 5, 6], &pictures[..1]);
+    let second = [&[IMAGE, 5, 6], &first[..], &[IMAGE, 8]].concat();
+    let kept = ask(&mut conversation, &second, &pictures);
+    assert_eq!(kept, ask(&mut Conversation::new(&model), &second, &pictures));
+}
+
+#[test]
+fn places_and_pictures_must_be_as_many() {
+    let model = flamingo(languages()[0].clone(), false);
+    let error = prompt(&model, &[1, IMAGE, 2], &[]).unwrap_err().to_string();
+    assert!(error.contains("places for pictures in the text: 1, pictures given: 0"), "{error}");
+}
+
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+fn write(file: &Path, tensors: &Tensors) {
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let bytes: Vec<Vec<u8>> =
+        tensors.values().map(|t| t.1.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views: Vec<TensorView> = (tensors.iter().zip(&bytes))
+        .map(|((name, t), bytes)| TensorView { name, dtype: Dtype::F32, shape: &t.0, bytes })
+        .collect();
+    save_safetensors(file, &views, &BTreeMap::new()).unwrap();
+}
+
+/// As OpenFlamingo publishes it: what was trained, as several processes name it, and the frozen parts
+/// in the layouts that they have alone.
+#[test]
+fn what_was_trained_beside_the_frozen_parts_is_the_whole() {
+    let stored = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../testdata/golden/flamingo/openflamingo_mpt");
+    let dir = tempfile::tempdir().unwrap();
+    let whole = Checkpoint::open(&stored).unwrap();
+    let (mut trained, mut tower, mut language) = (Tensors::new(), Tensors::new(), Tensors::new());
+    for name in whole.names() {
+        let shape = whole.info(name).unwrap().1.to_vec();
+        let mut value = (shape, whole.read_f32(name).unwrap());
+        if let Some(name) = name.strip_prefix("vision_encoder.") {
+            tower.insert(format!("visual.{name}"), value);
+            continue;
+        }
+        let is_words = name.ends_with("wte.weight");
+        if name.contains("gated_cross_attn_layer") || name.starts_with("perceiver.") || is_words {
+            trained.insert(format!("module.{name}"), value.clone());
+        }
+        if name.starts_with("lang_encoder.") && !name.contains("gated_cross_attn_layer") {
+            if is_words {
+                // Without the words that were added.
+                value.0[0] -= 3;
+                value.1.truncate(value.0.iter().product());
+            }
+            let name = name.replace("lang_encoder.", "").replace("decoder_layer.", "");
+            language.insert(name, value);
+        }
+    }
+    let copy = "module.lang_encoder.old_decoder_blocks.0.norm_1.weight".to_owned();
+    trained.insert(copy, (vec![1], vec![0.0]));
+    write(&dir.path().join("checkpoint.safetensors"), &trained);
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(stored.join("config.json")).unwrap()).unwrap();
+    let mut own = config.clone();
+    own.as_object_mut().unwrap().remove("lm_config");
+    std::fs::write(dir.path().join("config.json"), own.to_string()).unwrap();
+    let open = || Files::find(dir.path(), None)?.open(HeadCounts::default());
+    let error = open().unwrap_err().to_string();
+    assert!(error.contains("vision_encoder") && error.contains("put it into"), "{error}");
+    write(&dir.path().join("vision/tower.safetensors"), &tower);
+    let error = open().unwrap_err().to_string();
+    assert!(error.contains("frozen language model"), "{error}");
+    write(&dir.path().join("language/model.safetensors"), &language);
+    let mut text = config["lm_config"].clone();
+    text["model_type"] = "mpt".into();
+    text["vocab_size"] = 57.into();
+    std::fs::write(dir.path().join("language/config.json"), text.to_string()).unwrap();
+    let parts = open().unwrap();
+    let whole = Files::find(&stored, None).unwrap().open(HeadCounts::default()).unwrap();
+    assert_eq!(parts.parameters.elements(), whole.parameters.elements());
+    for p in whole.parameters.iter() {
+        let other = parts.parameters.get(p.name()).unwrap();
+        assert_eq!(other.tensor().values(), p.tensor().values(), "{}", p.name());
+    }
+    let from: Vec<&str> = parts.sources.iter().map(|source| source.part).collect();
+    assert_eq!(from, ["vision", "language", "resampler", "gated"]);
+}
