@@ -103,10 +103,10 @@ fn attention() {
 fn rotary() {
     let angles = Rotary::new(3, 10_000.0, 1.0).angles(&[0, 1, 3, 4]);
     check("rotate", &[values(&[2, 2, 4 * 6], 1)], |x| x[0].rotate(&angles, 3));
-    let scaled = angles.scaled(&[1.0, 2.0, 0.5, -1.5]);
-    check("rotate, scaled", &[values(&[2, 2, 4 * 6], 1)], |x| x[0].rotate(&scaled, 3));
     check("rotate_part", &[values(&[2, 2, 4 * 6], 1)], |x| x[0].rotate_part(&angles, 3, 8));
     assert!(values(&[2, 2, 24], 1).rotate_part(&angles, 3, 5).is_err());
+    let scaled = angles.scaled(&[1.0, 2.0, 0.5, -1.5]);
+    check("rotate, scaled", &[values(&[2, 2, 4 * 6], 1)], |x| x[0].rotate(&scaled, 3));
 }
 
 #[test]
@@ -241,4 +241,23 @@ fn a_layer_in_bf16_is_that_of_rounded_operands() {
     let near = Tensor::from_slice(&near, &[m, k]).unwrap();
     assert!(close(&run(&third, &w, true), &run(&near, &w, false)));
     assert!(!close(&run(&third, &w, true), &run(&third, &w, false)));
+}
+
+/// Second halves of heads get what the rotation itself gives, first halves the gradient.
+#[test]
+fn turning_half_back_is_the_gradient_of_first_halves_alone() {
+    let rotary = Rotary::new(4, 100.0, 1.0);
+    let (x, g) = (values(&[1, 3, 16], 1), values(&[1, 3, 16], 2));
+    let back = |rotary: &Rotary| {
+        let x = x.leaf();
+        let y = x.rotate(&rotary.angles(&[0, 5, 9]), 2).unwrap();
+        y.backward_from(&g).unwrap().get(&x).unwrap().values().to_vec()
+    };
+    let (right, half) = (back(&rotary), back(&rotary.clone().turning_half_back()));
+    let again = g.rotate(&rotary.angles(&[0, 5, 9]), 2).unwrap();
+    for (i, value) in half.iter().enumerate() {
+        let want = if i % 8 < 4 { right[i] } else { again.values()[i] };
+        assert!((value - want).abs() < 1e-6, "{i}: {value} {want}");
+    }
+    assert_ne!(right, half);
 }

@@ -213,6 +213,14 @@ impl Llama {
     }
 }
 
+impl Llama {
+    /// From now on gradients go through positions as in the published results of
+    /// InternLM-XComposer; see [`Rotary::turning_half_back`].
+    pub fn turn_half_back(&mut self) {
+        self.rotary = self.rotary.clone().turning_half_back();
+    }
+}
+
 impl Decoder for Llama {
     fn context_length(&self) -> Option<usize> {
         Some(self.config.context_length)

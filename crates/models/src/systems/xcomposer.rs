@@ -97,6 +97,11 @@ impl XComposer {
         Ok(self.norm.forward(&self.vision.forward(pixels)?)?)
     }
 
+    /// See [`Llama::turn_half_back`].
+    pub fn turn_half_back(&mut self) {
+        self.language.turn_half_back();
+    }
+
     /// What the language model reads of normalised `pixels`, its start and end with it,
     /// `[batch, queries + 2, width]`.
     ///

@@ -9,6 +9,7 @@ use std::sync::Arc;
 pub struct Rotary {
     /// How far each pair of a head turns from one position to the next.
     frequencies: Vec<f32>,
+    turns_half_back: bool,
 }
 
 /// The angles of some tokens, as cosines and sines; copies share them.
@@ -20,6 +21,7 @@ struct Tables {
     half: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
+    turns_half_back: bool,
 }
 
 impl Rotary {
@@ -32,7 +34,15 @@ impl Rotary {
             let exponent = (2 * j) as f32 / (2 * half) as f32;
             1.0 / (theta.powf(f64::from(exponent)) as f32) / factor
         };
-        Self { frequencies: (0..half).map(frequency).collect() }
+        Self { frequencies: (0..half).map(frequency).collect(), turns_half_back: false }
+    }
+
+    /// The same with a backward pass that is none of its gradient: first halves of heads are turned
+    /// back, second ones once more. Published results of InternLM-XComposer were made so; this is for
+    /// holding all else against them, never for training.
+    #[must_use]
+    pub fn turning_half_back(self) -> Self {
+        Self { turns_half_back: true, ..self }
     }
 
     /// The same with frequencies that are rounded to 16 bits of f16, as a model keeps them that was
@@ -53,8 +63,8 @@ impl Rotary {
 
     /// The angles of tokens at these positions.
     pub fn angles(&self, positions: &[u32]) -> Angles {
-        let half = self.frequencies.len();
-        let mut tables = Tables { half, cos: Vec::new(), sin: Vec::new() };
+        let (half, turns_half_back) = (self.frequencies.len(), self.turns_half_back);
+        let mut tables = Tables { half, cos: Vec::new(), sin: Vec::new(), turns_half_back };
         for position in positions {
             for frequency in &self.frequencies {
                 let (sin, cos) = f64::from(*position as f32 * frequency).sin_cos();
@@ -73,7 +83,8 @@ impl Angles {
     /// If they are not.
     pub fn join(parts: &[Self]) -> Result<Self> {
         let half = parts.first().map_or(0, |part| part.0.half);
-        let mut tables = Tables { half, cos: Vec::new(), sin: Vec::new() };
+        let turns_half_back = parts.iter().any(|part| part.0.turns_half_back);
+        let mut tables = Tables { half, cos: Vec::new(), sin: Vec::new(), turns_half_back };
         for part in parts {
             if part.0.half != half {
                 let got = [2 * part.0.half].into();
@@ -88,12 +99,13 @@ impl Angles {
     /// The same for tokens that are also multiplied by these factors, one for each.
     #[must_use]
     pub fn scaled(&self, factors: &[f32]) -> Self {
-        let Tables { half, cos, sin } = &*self.0;
+        let Tables { half, cos, sin, turns_half_back } = &*self.0;
+        let (half, turns_half_back) = (*half, *turns_half_back);
         let scaled = |values: &[f32]| {
-            let tokens = values.chunks((*half).max(1)).zip(factors);
+            let tokens = values.chunks(half.max(1)).zip(factors);
             tokens.flat_map(|(token, factor)| token.iter().map(move |v| v * factor)).collect()
         };
-        Self(Arc::new(Tables { half: *half, cos: scaled(cos), sin: scaled(sin) }))
+        Self(Arc::new(Tables { half, cos: scaled(cos), sin: scaled(sin), turns_half_back }))
     }
 }
 
@@ -121,16 +133,29 @@ impl Tensor {
         let of = angles.clone();
         let turned = move |x: &Tensor, inverse: bool| {
             let mut y = x.detach();
-            let Tables { half, cos, sin } = &*of.0;
+            let Tables { half, cos, sin, .. } = &*of.0;
             rotate(
                 y.values_mut(),
                 &Rotation { width, heads, head_dim, half: *half, cos, sin, inverse },
             );
             y
         };
-        let edge = self.edge();
+        let (edge, turns_half_back) = (self.edge(), angles.0.turns_half_back);
         Ok(turned(self, false).tracked(&[&edge.clone()], move |grad, tape| {
-            tape.add(&edge, || turned(&grad, true));
+            tape.add(&edge, || {
+                let mut back = turned(&grad, true);
+                if turns_half_back {
+                    let again = turned(&grad, false);
+                    let tokens = back.values_mut().chunks_exact_mut(width.max(1));
+                    for (back, again) in tokens.zip(again.values().chunks_exact(width.max(1))) {
+                        for head in 0..heads {
+                            let second = head * head_dim + half..head * head_dim + 2 * half;
+                            back[second.clone()].copy_from_slice(&again[second]);
+                        }
+                    }
+                }
+                back
+            });
         }))
     }
 }

@@ -70,7 +70,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     let case = Case::open(&args.case)?;
     let heads = HeadCounts { vision: case.heads("vision"), text: case.heads("text") };
-    let opened = Files::find(&case.checkpoint, family)?.open(heads)?;
+    let mut opened = Files::find(&case.checkpoint, family)?.open(heads)?;
+    // The reference's gradients came through a rotation that was turned back by halves.
+    match (opened.family, &mut opened.model) {
+        (Family::XComposer, Model::XComposer(model)) => model.turn_half_back(),
+        (Family::XComposer, Model::Llama(model)) => model.turn_half_back(),
+        _ => {}
+    }
     let computed = compute(&case, &opened)?;
     if let Some(path) = &args.write {
         case.write(path, &computed)?;
