@@ -3,7 +3,8 @@
 use crate::failure::Failure;
 use clap::Args;
 use ocelli_data::text::{ClassNames, Ensemble, Language, prompts, templates};
-use std::collections::{HashMap, HashSet};
+use serde::Deserialize;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -126,6 +127,16 @@ fn of_file(file: &Path, text: &str) -> Result<Vec<String>, Failure> {
         return Err(Failure::input(format!("{name} has no labels; write one on each line")));
     }
     Ok(labels)
+}
+
+/// `id2label` of a configuration, if there is a readable one.
+pub(crate) fn class_names(config: &Path) -> BTreeMap<usize, String> {
+    #[derive(Deserialize)]
+    struct Config {
+        id2label: BTreeMap<usize, String>,
+    }
+    let text = std::fs::read_to_string(config).unwrap_or_default();
+    serde_json::from_str::<Config>(&text).map(|c| c.id2label).unwrap_or_default()
 }
 
 #[cfg(test)]

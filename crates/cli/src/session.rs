@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::global::Global;
+use crate::labels::class_names;
 use crate::memory;
 use crate::shapes;
 use clap::{Arg, Args};
@@ -13,7 +14,6 @@ use ocelli_models::vision::vit::Head;
 use ocelli_models::{Family, Files, HeadCounts, Model, Need, Opened, Work, WrittenInBytes};
 use ocelli_nn::checkpoint::hub::{self, HubOptions};
 use ocelli_tensor::{BlockKind, Narrow, Tensor};
-use serde::Deserialize;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -588,14 +588,4 @@ fn finite(values: Tensor, what: &str) -> Result<Tensor, Failure> {
         "{what} are not finite, so the weights are broken or too large; fetch the model again, or take \
          an earlier checkpoint"
     )))
-}
-
-/// `id2label` of a configuration, if there is a readable one.
-fn class_names(config: &Path) -> BTreeMap<usize, String> {
-    #[derive(Deserialize)]
-    struct Config {
-        id2label: BTreeMap<usize, String>,
-    }
-    let text = std::fs::read_to_string(config).unwrap_or_default();
-    serde_json::from_str::<Config>(&text).map(|c| c.id2label).unwrap_or_default()
 }

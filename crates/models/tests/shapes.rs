@@ -2,7 +2,9 @@
 //! and nothing left over, and no weights are needed to say so.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
+use ocelli_models::language::t5::{T5, T5Config};
 use ocelli_models::{Family, Inventory, inventory};
+use ocelli_nn::Builder;
 use std::path::{Path, PathBuf};
 
 fn stored(name: &str) -> PathBuf {
@@ -141,5 +143,14 @@ fn what_does_not_fit_is_named() {
     ] {
         let message = failure(from, to);
         assert!(message.contains(says), "{to}: {message}");
+    }
+}
+
+#[test]
+fn published_sizes_of_t5_have_their_parameters() {
+    for (name, parameters) in [("small", 76_961_152), ("xl", 2_849_757_184)] {
+        let b = Builder::zeros();
+        let _model = T5::new(&T5Config::variant(name).unwrap(), &b);
+        assert_eq!(b.finish().unwrap().elements(), parameters, "{name}");
     }
 }

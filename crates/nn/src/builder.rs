@@ -1,14 +1,15 @@
 //! Where the parameters of a new model come from.
 
-use crate::checkpoint::{self, Checkpoint, MappedBytes, MappedF32};
+use crate::checkpoint::{self, Checkpoint};
+use crate::held::{Bytes, InBlocks, InMap, Made};
 use crate::names::{Layout, Names, Place, halves_of_pairs, share};
 use crate::{Init, Parameter, Parameters};
-use ocelli_tensor::{BLOCK, BlockKind, Blocks, Mapped, Narrow, Tensor, quantise};
+use ocelli_tensor::{BLOCK, BlockKind, Narrow, Tensor, quantise};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt::{Display, Write as _};
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// Makes the parameters of a model, at random or from a checkpoint.
 ///
@@ -89,8 +90,6 @@ pub enum LoadError {
     Checkpoint(#[from] checkpoint::Error),
 }
 
-/// Values of the largest parameter that is made without a checkpoint: 16 GiB.
-const MOST_ELEMENTS: usize = 1 << 32;
 /// Names of one kind that a message lists before it only counts.
 const LISTED: usize = 20;
 
@@ -174,129 +173,6 @@ fn misfit(
         let _ = write!(text, " in {}", path.display());
     }
     text
-}
-
-struct InMap(MappedF32);
-
-impl Mapped for InMap {
-    fn values(&self) -> &[f32] {
-        &self.0
-    }
-
-    fn rested(&self) -> Option<Arc<dyn Mapped>> {
-        self.0.release();
-        Some(Arc::new(Self(self.0.clone())))
-    }
-}
-
-/// Values in blocks, unpacked only if somebody asks for them.
-struct InBlocks {
-    kind: BlockKind,
-    shape: [usize; 2],
-    bytes: Bytes,
-    values: OnceLock<Vec<f32>>,
-}
-
-enum Bytes {
-    Mapped(MappedBytes),
-    /// Made when somebody asks for them.
-    Made(OnceLock<Vec<u8>>, Arc<dyn Fn() -> Vec<u8> + Send + Sync>),
-    Own(Vec<u8>),
-}
-
-impl Bytes {
-    /// Bytes that can be made again.
-    fn made(bytes: Vec<u8>, again: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Self {
-        Self::Made(OnceLock::from(bytes), Arc::new(again))
-    }
-}
-
-impl InBlocks {
-    /// A matrix of this shape; one of more axes has its last one as columns.
-    fn tensor(kind: BlockKind, bytes: Bytes, shape: &[usize]) -> Option<Tensor> {
-        let cols = *shape.last()?;
-        let rows = shape[..shape.len() - 1].iter().product();
-        let held = Self { kind, shape: [rows, cols], bytes, values: OnceLock::new() };
-        held.blocks()?;
-        Tensor::from_mapped(Arc::new(held), shape).ok()
-    }
-}
-
-impl Mapped for InBlocks {
-    fn values(&self) -> &[f32] {
-        self.values.get_or_init(|| self.blocks().map(|b| b.values()).unwrap_or_default())
-    }
-
-    fn len(&self) -> usize {
-        self.shape[0] * self.shape[1]
-    }
-
-    fn blocks(&self) -> Option<Blocks<'_>> {
-        let bytes = match &self.bytes {
-            Bytes::Mapped(bytes) => &bytes[..],
-            Bytes::Made(bytes, make) => bytes.get_or_init(&**make),
-            Bytes::Own(bytes) => &bytes[..],
-        };
-        Blocks::new(self.kind, self.shape[0], self.shape[1], bytes)
-    }
-
-    fn block_kind(&self) -> Option<BlockKind> {
-        Some(self.kind)
-    }
-
-    fn rested(&self) -> Option<Arc<dyn Mapped>> {
-        let bytes = match &self.bytes {
-            Bytes::Mapped(bytes) => {
-                bytes.release();
-                Bytes::Mapped(bytes.clone())
-            }
-            Bytes::Made(_, make) => Bytes::Made(OnceLock::new(), Arc::clone(make)),
-            Bytes::Own(_) => return None,
-        };
-        Some(Arc::new(Self { kind: self.kind, shape: self.shape, bytes, values: OnceLock::new() }))
-    }
-}
-
-/// Values that are made when somebody asks for them.
-struct Made {
-    len: usize,
-    make: Arc<dyn Fn() -> Vec<f32> + Send + Sync>,
-    values: OnceLock<Vec<f32>>,
-}
-
-impl Made {
-    /// A tensor of this shape, unless it is too large; `values` are there already, if any are given.
-    fn tensor(
-        shape: &[usize],
-        make: impl Fn() -> Vec<f32> + Send + Sync + 'static,
-        values: Option<Vec<f32>>,
-    ) -> Option<Tensor> {
-        let len = shape.iter().try_fold(1_usize, |n, axis| n.checked_mul(*axis));
-        let len = len.filter(|n| *n <= MOST_ELEMENTS)?;
-        let values = values.map(OnceLock::from).unwrap_or_default();
-        Tensor::from_mapped(Arc::new(Self { len, make: Arc::new(make), values }), shape).ok()
-    }
-
-    /// Zeros.
-    fn zeros(shape: &[usize]) -> Option<Tensor> {
-        let len = shape.iter().fold(1_usize, |n, axis| n.saturating_mul(*axis));
-        Self::tensor(shape, move || vec![0.0; len], None)
-    }
-}
-
-impl Mapped for Made {
-    fn values(&self) -> &[f32] {
-        self.values.get_or_init(&*self.make)
-    }
-
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn rested(&self) -> Option<Arc<dyn Mapped>> {
-        let make = Arc::clone(&self.make);
-        Some(Arc::new(Self { len: self.len, make, values: OnceLock::new() }))
-    }
 }
 
 impl Builder {

@@ -6,6 +6,7 @@
 
 mod builder;
 pub mod checkpoint;
+mod held;
 mod init;
 pub mod layers;
 mod names;

@@ -213,11 +213,11 @@ const PARTS: [&str; 10] = [
     "norm",
     "qformer",
     "abstractor",
-    "resampler",
     "projector",
     "projection",
     "language",
     "matching",
+    "resampler",
     "gated",
 ];
 
