@@ -122,7 +122,7 @@ const EXCITE_GAIN: f32 = 2.0;
 /// Widths are multiples of this many channels.
 const CHANNELS: usize = 8;
 
-/// `width` as a multiple of [`CHANNELS`], less than it by a tenth at most.
+/// `width` as a multiple of 8, less than it by a tenth at most.
 pub fn whole_channels(width: f32) -> usize {
     let whole = |channels: usize| (channels / CHANNELS * CHANNELS).max(CHANNELS);
     let near = whole(width as usize + CHANNELS / 2);
