@@ -48,7 +48,7 @@ fn asks_as_published(model: &Folder, prompt: impl Fn(&str) -> String, asked: [&s
 #[test]
 fn mplug_owl_answers_about_pictures() {
     let tables = [".embed_tokens.weight", ".lm_head.weight"];
-    let words = ["llama_tiny", "tokenizer.model"];
+    let words = ["text/tokenizers/llama_tiny", "tokenizer.model"];
     let model = widened("mplug_owl/tiny", &tables, VOCAB, words, |config| {
         config["text_config"]["vocab_size"] = VOCAB.into();
         config["text_config"]["max_position_embeddings"] = CONTEXT.into();
@@ -66,7 +66,7 @@ fn mplug_owl_answers_about_pictures() {
 #[test]
 fn qwen_vl_answers_about_pictures() {
     let tables = ["transformer.wte.weight", "lm_head.weight"];
-    let words = ["qwen_tiny", "qwen.tiktoken"];
+    let words = ["text/tokenizers/qwen_tiny", "qwen.tiktoken"];
     let model = widened("qwen_vl/long_context", &tables, VOCAB, words, |config| {
         config["vocab_size"] = VOCAB.into();
         config["max_position_embeddings"] = CONTEXT.into();
@@ -100,7 +100,7 @@ fn qwen_vl_answers_about_pictures() {
 #[test]
 fn visualglm_answers_about_pictures() {
     let tables = ["transformer.word_embeddings.weight", "lm_head.weight"];
-    let words = ["glm_tiny", "ice_text.model"];
+    let words = ["text/tokenizers/glm_tiny", "ice_text.model"];
     let tokenizer = ocelli_data::text::Tokenizer::from_dir(
         &widened::root().join("testdata/text/tokenizers/glm_tiny"),
     );
@@ -120,7 +120,7 @@ fn visualglm_answers_about_pictures() {
 #[test]
 fn xcomposer_answers_about_pictures() {
     let tables = [".embed_tokens.weight", ".lm_head.weight"];
-    let words = ["llama_tiny", "tokenizer.model"];
+    let words = ["text/tokenizers/llama_tiny", "tokenizer.model"];
     let model = widened("xcomposer/tiny", &tables, VOCAB, words, |config| {
         config["vocab_size"] = VOCAB.into();
         config["max_position_embeddings"] = CONTEXT.into();

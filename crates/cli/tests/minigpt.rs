@@ -16,7 +16,7 @@ const CONTEXT: usize = 1024;
 /// The model of a stored case with tables for every piece of the tokenizer, whose files are added.
 fn with_words(case: &str) -> Folder {
     let tables = [".embed_tokens.weight", ".lm_head.weight"];
-    let words = ["llama_tiny", "tokenizer.model"];
+    let words = ["text/tokenizers/llama_tiny", "tokenizer.model"];
     widened(&format!("minigpt4/{case}"), &tables, VOCAB, words, |config| {
         config["llama"]["vocab_size"] = VOCAB.into();
         config["llama"]["max_position_embeddings"] = CONTEXT.into();

@@ -43,7 +43,7 @@ impl Drop for Folder {
 }
 
 /// The model of a stored case whose tables, by their names or the ends of them, have `vocab` rows; with the files
-/// of a tokenizer and a changed configuration.
+/// of the tokenizer in a folder of the test data and a changed configuration.
 pub(crate) fn widened(
     case: &str,
     tables: &[&str],
@@ -84,8 +84,8 @@ pub(crate) fn widened(
     });
     serialize_to_file(views, None, &to.join("model.safetensors")).unwrap();
     let [folder, file] = words;
-    let words = root().join("testdata/text/tokenizers").join(folder);
-    for file in [file, "tokenizer_config.json"] {
+    let words = root().join("testdata").join(folder);
+    for file in [file, "merges.txt", "tokenizer_config.json"] {
         if words.join(file).is_file() {
             std::fs::copy(words.join(file), to.join(file)).unwrap();
         }
