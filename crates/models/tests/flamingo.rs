@@ -6,7 +6,7 @@ use ocelli_models::connector::gated_xattn::GatedConfig;
 use ocelli_models::connector::perceiver::PerceiverConfig;
 use ocelli_models::connector::splice::IMAGE;
 use ocelli_models::generate::{
-    Answer, Beams, Decoder, EarlyStopping, Flow, Prompt, Rows, Settings, Strategy, generate,
+    Answer, Beams, Cache, Decoder, EarlyStopping, Flow, Prompt, Rows, Settings, Strategy, generate,
 };
 use ocelli_models::language::causal::CausalModel;
 use ocelli_models::language::gpt_neox::GptNeoxConfig;
@@ -24,7 +24,8 @@ use ocelli_nn::checkpoint::{Checkpoint, Dtype, TensorView, save_safetensors};
 use ocelli_nn::{Builder, Parameters};
 use ocelli_tensor::{Activation, Tensor, no_grad};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 const VOCAB: usize = 40;
@@ -108,7 +109,7 @@ fn flamingo(text: LanguageConfig, looks_back: bool) -> Flamingo {
             mlp_dim: 32,
             activation,
             frames: 2,
-            media: 4,
+            media: 12,
         },
         gated: GatedConfig {
             width: WIDTH,
@@ -239,6 +240,110 @@ fn steps_equal_the_whole_pass_and_pictures_make_a_difference() {
                 assert!(largest(other, want) > 1e-3 * size, "pictures make no difference");
             }
         });
+    }
+}
+
+/// A decoder that notes its logits, one `[batch, vocab]` after the other.
+struct Noted<'a> {
+    model: &'a Flamingo,
+    logits: RefCell<Vec<Vec<f32>>>,
+}
+
+impl Decoder for Noted<'_> {
+    fn context_length(&self) -> Option<usize> {
+        self.model.context_length()
+    }
+
+    fn embed(&self, ids: &[u32]) -> ocelli_models::Result<Tensor> {
+        Decoder::embed(self.model, ids)
+    }
+
+    fn show(&self, prompts: &[Prompt], cache: &mut Cache) -> ocelli_models::Result<()> {
+        self.model.show(prompts, cache)
+    }
+
+    fn advance(&self, rows: &Rows, cache: &mut Cache) -> ocelli_models::Result<Tensor> {
+        let logits = self.model.advance(rows, cache)?;
+        self.logits.borrow_mut().push(logits.values().to_vec());
+        Ok(logits)
+    }
+}
+
+/// Greedy answers of 6 tokens and the logits of each step.
+fn noted(model: &Flamingo, prompts: &[Prompt]) -> (Vec<Answer>, Vec<Vec<f32>>) {
+    let decoder = Noted { model, logits: RefCell::default() };
+    let (mut cache, settings) = (model.new_cache(prompts.len()), Settings::greedy(6, &[]));
+    let go_on = &mut |_, _| Flow::Continue;
+    let answers = generate(&decoder, prompts, &mut cache, &settings, go_on).unwrap();
+    (answers, decoder.logits.into_inner())
+}
+
+/// Prompts of four examples and a question about three pictures. Examples have one picture, two or
+/// none, and texts of different lengths.
+fn few_shot_texts() -> Vec<Vec<u32>> {
+    const END: u32 = 38;
+    let words = |n: usize, from: usize| (0..n).map(move |i| 2 + ((i * 5 + from * 7) % 33) as u32);
+    let text = |row: usize| {
+        let mut ids = vec![1];
+        for shot in 0..4 {
+            let pictures = if (row, shot) == (1, 2) { 0 } else { 1 + usize::from(shot == row) };
+            ids.extend(vec![IMAGE; pictures]);
+            ids.extend(words(1 + (3 * shot + 2 * row) % 5, 4 * row + shot));
+            ids.push(END);
+        }
+        for picture in 0..3 {
+            ids.push(IMAGE);
+            ids.extend(words((row + picture) % 3, 20 + picture));
+        }
+        ids.extend(words(1 + row, 30 + row));
+        ids
+    };
+    (0..4).map(text).collect()
+}
+
+/// Three pictures behind four examples: ids and logits of a batch are those of each prompt alone, bit
+/// for bit, and with a cache they are those of a whole pass over all that is written so far.
+#[test]
+fn few_shot_prompts_of_three_pictures_are_the_same_together_and_alone() {
+    let texts = few_shot_texts();
+    let lengths: BTreeSet<usize> = texts.iter().map(Vec::len).collect();
+    assert_eq!(lengths.len(), texts.len(), "all lengths differ");
+    for (text, looks_back) in languages().into_iter().zip([false, true, false, true]) {
+        let model = flamingo(text, looks_back);
+        let (mut prompts, mut pixels_of) = (Vec::new(), Vec::new());
+        for (row, ids) in texts.iter().enumerate() {
+            let pixels = pixels(ids.iter().filter(|id| **id == IMAGE).count(), 11 + row);
+            let shown = no_grad(|| model.pictures(&pixels)).unwrap();
+            prompts.push(no_grad(|| prompt(&model, ids, &shown)).unwrap());
+            pixels_of.push(pixels);
+        }
+        let (answers, logits) = noted(&model, &prompts);
+        assert!(answers.iter().any(|answer| answer != &answers[0]), "all say the same");
+        for (row, prompt) in prompts.iter().enumerate() {
+            let (alone, steps) = noted(&model, std::slice::from_ref(prompt));
+            assert_eq!(alone[0], answers[row], "row {row}");
+            assert_eq!((steps.len(), logits.len()), (6, 6));
+            for (step, (alone, together)) in steps.iter().zip(&logits).enumerate() {
+                let together = &together[row * VOCAB..][..VOCAB];
+                assert_eq!(alone, together, "row {row}, step {step}");
+            }
+            let pictures = prompt.shown.len();
+            let pixels = pixels_of[row].reshape(&[1, pictures, 1, 3, 16, 16]).unwrap();
+            let media = no_grad(|| model.media(&pixels)).unwrap();
+            let mut ids = prompt.ids.clone();
+            for (step, cached) in steps.iter().enumerate() {
+                let mask = vec![1; ids.len()].into();
+                let document = Documents { ids: ids.clone(), mask, media: media.clone() };
+                let whole = no_grad(|| model.logits(&document)).unwrap();
+                let whole = &whole.values()[(ids.len() - 1) * VOCAB..];
+                let size = whole.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+                let off = cached.iter().zip(whole).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(off <= 1e-5 * size, "row {row}, step {step}: {off} of {size}");
+                // A place in an answer is a word as others are, in a document it is a picture.
+                assert_ne!(answers[row].ids[step], PLACE, "choose other pictures");
+                ids.push(answers[row].ids[step]);
+            }
+        }
     }
 }
 
