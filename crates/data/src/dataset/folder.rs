@@ -10,10 +10,8 @@ use super::{
     error::{DatasetError, Result},
     source::{Annotation, Source, read_picture},
 };
+use crate::image::ENDINGS;
 
-/// Endings of picture files, in lower case.
-pub(super) const PICTURES: [&str; 10] =
-    ["jpg", "jpeg", "png", "webp", "svg", "gif", "bmp", "tif", "tiff", "jfif"];
 /// How deep folders may nest, which also ends cycles of links.
 const MAX_DEPTH: usize = 16;
 
@@ -62,7 +60,7 @@ impl Folder {
             let may_be_file = kind.is_file()
                 || kind.is_symlink()
                     && self.root.join(&file).metadata().map_or(true, |m| m.is_file());
-            if may_be_file && extension.is_some_and(|e| PICTURES.contains(&e.as_str())) {
+            if may_be_file && extension.is_some_and(|e| ENDINGS.contains(&e.as_str())) {
                 self.files.push(file.into_boxed_path());
             } else if depth < MAX_DEPTH && self.root.join(&file).is_dir() {
                 self.gather(&file, depth + 1)?;

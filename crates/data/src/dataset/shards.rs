@@ -15,11 +15,11 @@ use super::{
     config::SourceConfig,
     error::{DatasetError, Result, TarError},
     fields::{Fields, object},
-    folder::PICTURES,
     shard_names::shard_names,
     source::{Annotation, MAX_TEXT, Source, Span},
     tar::{Member, Members},
 };
+use crate::image::ENDINGS;
 
 pub(super) struct Shards {
     paths: Vec<PathBuf>,
@@ -107,7 +107,7 @@ impl Scan<'_> {
                     let bytes = read_text(&mut members, &member, path)?;
                     open.label = Some(class(&bytes, place)?);
                 }
-                extension if PICTURES.contains(&extension) => open.picture = Some(span),
+                extension if ENDINGS.contains(&extension) => open.picture = Some(span),
                 _ => {}
             }
         }

@@ -12,6 +12,10 @@ use super::{
 };
 use crate::Error;
 
+/// Endings of the names of picture files, in lower case.
+pub const ENDINGS: [&str; 10] =
+    ["jpg", "jpeg", "png", "webp", "svg", "gif", "bmp", "tif", "tiff", "jfif"];
+
 /// What a picture may cost.
 ///
 /// Besides the file, the costliest kinds (progressive JPEG, 16-bit PNG) hold some 12 bytes a pixel while
@@ -151,18 +155,29 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureError> {
 /// picture within `limits`.
 pub fn open(path: impl AsRef<Path>, limits: &Limits) -> Result<Picture, Error> {
     let path = path.as_ref();
+    let bytes = read(path, limits)?;
+    decode(&bytes, limits).map_err(|source| Error::Picture { path: path.to_path_buf(), source })
+}
+
+/// The bytes of a picture file, unless they are too many.
+pub(super) fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Error> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
-    let wrong = |source| Error::Picture { path: path.to_path_buf(), source };
+    let too_many = |bytes| {
+        let source = PictureError::TooManyBytes { bytes, limit: limits.max_bytes };
+        Error::Picture { path: path.to_path_buf(), source }
+    };
     let file = std::fs::File::open(path).map_err(io)?;
     let declared = file.metadata().map_err(io)?.len();
     if declared > limits.max_bytes {
-        let limit = limits.max_bytes;
-        return Err(wrong(PictureError::TooManyBytes { bytes: declared, limit }));
+        return Err(too_many(declared));
     }
     let mut bytes = Vec::with_capacity(declared as usize);
     // A pipe has no length: one byte past the limit is enough to refuse it.
     file.take(limits.max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
-    decode(&bytes, limits).map_err(wrong)
+    if bytes.len() as u64 > limits.max_bytes {
+        return Err(too_many(bytes.len() as u64));
+    }
+    Ok(bytes)
 }
 
 /// A palette picture, or a grey one if the palette says so: Pillow reads files this way, and it

@@ -111,6 +111,23 @@ pub enum PictureError {
         /// In pixels.
         to_height: u64,
     },
+    /// One frame of a film is wrong.
+    #[error("frame {number}: {source}")]
+    Frame {
+        /// Which, from 1.
+        number: usize,
+        /// What is wrong with it.
+        source: Box<PictureError>,
+    },
+    /// A folder without pictures is no film.
+    #[error("no picture in this folder: name one that holds the frames of a film")]
+    NoFrames,
+    /// A film has more frames than are read, all in all or of their size.
+    #[error("a film of more than {limit} frames: leave some out")]
+    TooManyFrames {
+        /// Allowed.
+        limit: usize,
+    },
     /// A preprocessing file is not JSON.
     #[error("{file} is not valid JSON ({reason}): copy the file of the published model")]
     Json {

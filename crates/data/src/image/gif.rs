@@ -48,6 +48,6 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureEr
     Picture::new(width, height, indexed(indices, local.or(global).unwrap_or_default()))
 }
 
-fn malformed(error: &dyn std::fmt::Display) -> PictureError {
+pub(super) fn malformed(error: &dyn std::fmt::Display) -> PictureError {
     PictureError::Malformed { format: Format::Gif, reason: error.to_string() }
 }

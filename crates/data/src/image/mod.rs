@@ -16,7 +16,8 @@
 //! # }
 //! ```
 //!
-//! Left out: colour profiles (the references ignore them), frames after the first, palettes in TIFF.
+//! [`Film`] reads more than the first frame of a file. Left out: colour profiles (the references ignore
+//! them), palettes in TIFF.
 
 mod augment;
 mod bmp;
@@ -24,7 +25,9 @@ mod config;
 mod decode;
 mod draw;
 mod error;
+mod film;
 mod gif;
+mod gif_film;
 mod guard;
 mod jpeg;
 mod picture;
@@ -34,11 +37,13 @@ mod raster;
 mod resize;
 mod svg;
 mod svg_cost;
+mod webp_film;
 
 pub(crate) use augment::RandomResizedCrop;
-pub use decode::{Format, Limits, decode, open};
+pub use decode::{ENDINGS, Format, Limits, decode, open};
 pub use draw::{DrawnBox, draw_boxes};
 pub use error::PictureError;
+pub use film::Film;
 pub use picture::{Orientation, Picture, Pixels, RgbImage};
 pub use png::encode as encode_png;
 pub use processor::{Crop, Order, Processor, Resize, Rounding};
