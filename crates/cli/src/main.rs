@@ -15,6 +15,7 @@ mod memory;
 mod output;
 mod pictures;
 mod progress;
+mod published;
 mod reader;
 mod rows_file;
 mod sampling;
@@ -63,6 +64,7 @@ enum Command {
     Tokenize(commands::tokenize::Args),
     Model(commands::model::Args),
     Train(commands::train::Args),
+    Viz(commands::viz::Args),
     Verify(commands::verify::Args),
     Bench(commands::bench::Args),
     Doctor(commands::doctor::Args),
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => commands::tokenize::run(&global, &args),
         Command::Model(args) => commands::model::run(&global, &args),
         Command::Train(args) => commands::train::run(&global, &args),
+        Command::Viz(args) => commands::viz::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Bench(args) => commands::bench::run(&global, &args),
         Command::Doctor(args) => commands::doctor::run(&global, &args),

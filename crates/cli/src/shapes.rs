@@ -4,15 +4,17 @@ use crate::failure::Failure;
 use ocelli_models::Model;
 use ocelli_models::language::llama::{Llama, LlamaConfig};
 use ocelli_models::systems::clip::{Clip, ClipConfig};
+use ocelli_models::systems::flamingo::{Flamingo, FlamingoConfig};
 use ocelli_models::systems::mplug_owl::{MplugOwl, MplugOwlConfig};
 use ocelli_models::systems::qwen_vl::{QwenVl, QwenVlConfig};
 use ocelli_models::systems::visualglm::{VisualGlm, VisualGlmConfig};
 use ocelli_models::systems::xcomposer::{XComposer, XComposerConfig};
+use ocelli_models::vision::nfnet::{NfNet, NfNetConfig};
 use ocelli_models::vision::vit::{Vit, VitConfig};
 use ocelli_nn::Builder;
 
 /// All of them, as the papers and OpenAI's code spell them.
-pub(crate) const NAMES: [&str; 24] = [
+pub(crate) const NAMES: [&str; 36] = [
     "vit-ti16",
     "vit-s32",
     "vit-s16",
@@ -33,6 +35,18 @@ pub(crate) const NAMES: [&str; 24] = [
     "llama-1.1b",
     "llama-7b",
     "llama-13b",
+    "nfnet-f0",
+    "nfnet-f1",
+    "nfnet-f2",
+    "nfnet-f3",
+    "nfnet-f4",
+    "nfnet-f5",
+    "nfnet-f6",
+    "flamingo-3b",
+    "flamingo-9b",
+    "flamingo-80b",
+    "openflamingo-4b",
+    "openflamingo-9b",
     "mplug-owl-7b",
     "qwen-vl-7b",
     "visualglm-6b",
@@ -55,6 +69,16 @@ pub(crate) fn build(shape: &str, b: &Builder) -> Result<Model, Failure> {
     }
     if let Some(config) = name.strip_prefix("llama-").and_then(LlamaConfig::variant) {
         return Ok(Model::Llama(Box::new(Llama::new(&config, b))));
+    }
+    if let Some(config) = name.strip_prefix("nfnet-") {
+        let config = NfNetConfig::variant(&config.to_ascii_uppercase()).ok_or_else(unknown)?;
+        return Ok(Model::NfNet(Box::new(NfNet::new(&config, b))));
+    }
+    if let Some(config) = name.strip_prefix("flamingo-").and_then(FlamingoConfig::variant) {
+        return Ok(Model::Flamingo(Box::new(Flamingo::new(&config, b))));
+    }
+    if let Some(config) = name.strip_prefix("openflamingo-").and_then(FlamingoConfig::released) {
+        return Ok(Model::Flamingo(Box::new(Flamingo::new(&config, b))));
     }
     if let Some(config) = name.strip_prefix("mplug-owl-").and_then(MplugOwlConfig::variant) {
         return Ok(Model::MplugOwl(Box::new(MplugOwl::new(&config, b))));

@@ -14,4 +14,5 @@ pub(crate) mod run;
 pub(crate) mod tokenize;
 pub(crate) mod train;
 pub(crate) mod verify;
+pub(crate) mod viz;
 pub(crate) mod vqa;

@@ -30,6 +30,12 @@ pub struct GatedConfig {
 /// Score of a picture that a token does not see. Where it sees none, every latent counts the same.
 const UNSEEN: f32 = -1e30;
 
+/// Whether a token of time `time` looks at picture `medium`, counted from 1; `looks_back` says that it
+/// looks at all pictures before it.
+pub fn looks_at(time: u32, medium: u32, looks_back: bool) -> bool {
+    if looks_back { time >= medium } else { time == medium }
+}
+
 /// Which pictures every token of a batch looks at.
 ///
 /// A token whose time is `t` comes behind the `t`-th place for a picture; that place has time `t`
@@ -68,8 +74,8 @@ impl Sight {
         let mut bias = Vec::with_capacity(times.len() * media * latents);
         for time in times {
             for medium in 1..=media as u32 {
-                let is_seen = if looks_back { *time >= medium } else { *time == medium };
-                bias.extend(std::iter::repeat_n(if is_seen { 0.0 } else { UNSEEN }, latents));
+                let score = if looks_at(*time, medium, looks_back) { 0.0 } else { UNSEEN };
+                bias.extend(std::iter::repeat_n(score, latents));
             }
         }
         let bias = Tensor::from_slice(&bias, &[batch, 1, tokens, media * latents])?;

@@ -21,6 +21,7 @@ use crate::{Error, Result};
 use ocelli_nn::layers::{Attention, LayerNorm, Linear, Mlp, SelfAttention};
 use ocelli_nn::{Builder, Init, Name, Names, Parameter, concat, copy};
 use ocelli_tensor::{Activation, AttentionMask, Targets, Tensor};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Sizes of a Q-Former.
@@ -81,6 +82,31 @@ impl QFormerConfig {
 const INIT: Init = Init::Normal(0.02);
 /// Added to a score that is not to count.
 const UNSEEN: f32 = -1e30;
+
+/// Who sees whom among the queries and a text, for each of the three objectives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Image-text contrast: queries and text are read apart.
+    Apart,
+    /// Image-text matching: everything sees everything.
+    Together,
+    /// Image-grounded writing: queries see each other, a token them and the text up to itself.
+    Writing,
+}
+
+impl Sight {
+    /// The places that the token at `place` sees, of `queries` queries and `tokens` tokens of text in
+    /// this order.
+    pub fn of(self, place: usize, queries: usize, tokens: usize) -> Range<usize> {
+        let all = queries + tokens;
+        match self {
+            Self::Together => 0..all,
+            Self::Writing => 0..queries.max(place + 1),
+            Self::Apart if place < queries => 0..queries,
+            Self::Apart => queries..all,
+        }
+    }
+}
 
 /// A perceptron with the norm of its sum.
 #[derive(Debug)]
@@ -284,7 +310,7 @@ impl QFormer {
     pub fn joint_states(&self, memory: &Memory, texts: &Texts) -> Result<Vec<Tensor>> {
         let tokens = [self.query_tokens(memory.batch())?, self.text_tokens(texts)?];
         let tokens = Tensor::cat(&[&tokens[0], &tokens[1]], 1)?;
-        self.run(&tokens, Some(memory), &self.joint_mask(texts, false)?)
+        self.run(&tokens, Some(memory), &self.joint_mask(texts, Sight::Together)?)
     }
 
     /// Queries and texts that see each other, `[batch, queries + tokens, width]`, queries first.
@@ -305,7 +331,7 @@ impl QFormer {
         let head = head.ok_or_else(|| unsuitable("writing text", "a language head"))?;
         let tokens = [self.query_tokens(memory.batch())?, self.text_tokens(texts)?];
         let tokens = Tensor::cat(&[&tokens[0], &tokens[1]], 1)?;
-        let x = last(self.run(&tokens, Some(memory), &self.joint_mask(texts, true)?)?);
+        let x = last(self.run(&tokens, Some(memory), &self.joint_mask(texts, Sight::Writing)?)?);
         let x = x.narrow(1, self.config.queries, texts.tokens())?; // [batch, tokens, width]
         let x = head.transform.forward_with(&x, self.config.activation, None)?;
         Ok(head.vocab.forward(&head.norm.forward(&x)?)?)
@@ -334,8 +360,8 @@ impl QFormer {
         Ok(logits.cross_entropy(&Targets::Classes(targets, smoothing))?)
     }
 
-    /// The two masks over queries and text of the module's picture, without the padding.
-    fn joint_mask(&self, texts: &Texts, is_causal: bool) -> Result<AttentionMask> {
+    /// The mask over queries and text that are read at once, without the padding.
+    fn joint_mask(&self, texts: &Texts, sight: Sight) -> Result<AttentionMask> {
         let (queries, tokens) = (self.config.queries, texts.tokens());
         let all = queries + tokens;
         let mut keys = Vec::with_capacity(texts.batch * all);
@@ -343,14 +369,14 @@ impl QFormer {
             keys.extend(std::iter::repeat_n(1, queries));
             keys.extend_from_slice(text);
         }
-        let bias = if is_causal {
-            let mut bias = vec![0.0; all * all];
+        let bias = if sight == Sight::Together {
+            None
+        } else {
+            let mut bias = vec![UNSEEN; all * all];
             for (i, row) in bias.chunks_exact_mut(all).enumerate() {
-                row[queries.max(i + 1)..].fill(UNSEEN);
+                row[sight.of(i, queries, tokens)].fill(0.0);
             }
             Some(Tensor::from_slice(&bias, &[1, 1, all, all])?)
-        } else {
-            None
         };
         Ok(AttentionMask { keys: Some(keys.into()), bias, ..AttentionMask::default() })
     }

@@ -94,6 +94,11 @@ impl Asked {
         Self { tokens: tokens.saturating_sub(1), mask: tokens.saturating_sub(2) }
     }
 
+    /// How many tokens the one at `place` sees, from the first on.
+    pub fn seen(self, place: usize) -> usize {
+        if place < self.tokens { self.tokens } else { place + 1 }
+    }
+
     /// Both positions of the token at a place.
     fn positions(self, at: usize) -> [u32; 2] {
         match at.checked_sub(self.tokens) {
@@ -241,8 +246,7 @@ impl ChatGlm {
         let mut bias = vec![0.0; asked.len() * tokens * tokens];
         let queries = bias.chunks_exact_mut(tokens.max(1)).enumerate();
         for (at, seen) in queries {
-            let asked = asked[at / tokens].tokens;
-            let first = if at % tokens < asked { asked } else { at % tokens + 1 };
+            let first = asked[at / tokens].seen(at % tokens);
             seen[first.min(tokens)..].fill(UNSEEN);
         }
         let bias = Some(Tensor::from_slice(&bias, &[asked.len(), 1, tokens, tokens])?);
@@ -278,9 +282,7 @@ impl Decoder for ChatGlm {
         let mut bias = vec![0.0; asked.len() * tokens * keys];
         for (at, seen) in bias.chunks_exact_mut(keys.max(1)).enumerate() {
             let (row, place) = (at / tokens, past[at / tokens] + at % tokens);
-            let asked = asked[row].tokens;
-            let first = if place < asked { asked } else { place + 1 };
-            seen[first.min(keys)..].fill(UNSEEN);
+            seen[asked[row].seen(place).min(keys)..].fill(UNSEEN);
         }
         let bias = Tensor::from_slice(&bias, &[asked.len(), 1, tokens, keys])?;
         let step = Step { lens: &rows.lens, is_causal: false, bias: Some(&bias), scale: None };

@@ -14,6 +14,7 @@ use crate::language::gpt_neox::{self, GptNeox, GptNeoxConfig};
 use crate::language::llama::{self, Llama, LlamaConfig};
 use crate::language::mpt::{self, Mpt, MptConfig};
 use crate::language::opt::{self, Opt, OptConfig};
+use crate::systems::clip::{ClipConfig, VisionConfig};
 use crate::systems::talker::{Reading, Talker};
 use crate::systems::writer::Request;
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
@@ -126,7 +127,7 @@ pub struct FlamingoConfig {
 
 impl FlamingoConfig {
     /// A size of the paper (its tables of architectures), `"3b"`, `"9b"` or `"80b"`, on a language model
-    /// in the form of a LLaMA with the sizes of Chinchilla, whose own layers nobody published.
+    /// in the form of a GPT-NeoX with the sizes of Chinchilla, whose own layers nobody published.
     pub fn variant(name: &str) -> Option<Self> {
         let (width, depth, heads, every) = match name {
             "3b" => (2048, 24, 16, 1),
@@ -159,15 +160,54 @@ impl FlamingoConfig {
                 activation,
             },
             places: Places { every, is_first: true },
-            text: LanguageConfig::Llama(LlamaConfig {
+            text: LanguageConfig::GptNeox(GptNeoxConfig {
+                vocab: 32_000,
                 width,
                 depth,
                 heads,
-                kv_heads: heads,
-                head_dim: width / heads,
+                rotary_dim: width / heads,
                 mlp_dim: 4 * width,
-                ..LlamaConfig::variant("7b")?
+                ..GptNeoxConfig::variant("20b")?
             }),
+            image_token: 0,
+            looks_back: false,
+        })
+    }
+
+    /// A size of OpenFlamingo, `"4b"` or `"9b"`.
+    pub fn released(name: &str) -> Option<Self> {
+        let (text, every) = match name {
+            "4b" => (LanguageConfig::GptNeox(GptNeoxConfig::variant("redpajama-3b")?), 2),
+            "9b" => (LanguageConfig::Mpt(MptConfig::variant("7b")?), 4),
+            _ => return None,
+        };
+        let (_, width) = text.sizes();
+        let VisionConfig::Vit(tower) = ClipConfig::variant("ViT-L/14")?.vision else { return None };
+        let (memory_width, heads, head_dim) = (tower.width, 8, 64);
+        let activation = Activation::Gelu;
+        Some(Self {
+            vision: TowerConfig::Clip(tower, false),
+            resampler: PerceiverConfig {
+                width: memory_width,
+                depth: 6,
+                heads,
+                head_dim,
+                latents: 64,
+                mlp_dim: 4 * memory_width,
+                activation,
+                frames: 0,
+                media: 0,
+            },
+            gated: GatedConfig {
+                width,
+                memory_width,
+                heads,
+                head_dim,
+                mlp_dim: 4 * width,
+                activation,
+            },
+            places: Places { every, is_first: false },
+            text,
             image_token: 0,
             looks_back: false,
         })

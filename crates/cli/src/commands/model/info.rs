@@ -4,12 +4,13 @@ use super::shorten;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::output::Output;
+use crate::published::{Reported, counts};
 use crate::session::{self, ModelArgs, Quant};
 use crate::shapes;
 use crate::table::{bytes, columns, thousands};
 use ocelli_models::{Inventory, Model, Need, Work, cost};
 use ocelli_nn::checkpoint::Checkpoint;
-use ocelli_nn::{Builder, Parameters};
+use ocelli_nn::{Builder, Parameter, Parameters};
 use std::path::{Path, PathBuf};
 
 /// Tokens of the run whose memory is told.
@@ -49,7 +50,8 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         let model = shapes::build(shape, &b)?;
         let parameters = b.finish().map_err(ocelli_models::Error::from)?;
         out.text(&columns_of(&[("model", format!("{shape}, {}", model.kind()))]))?;
-        out.text(&described(&model, &parameters)?)?;
+        let reported = counts(&shape.to_ascii_lowercase());
+        out.text(&described(&model, &parameters, reported)?)?;
         return out.flush();
     }
     if let Some(file) = &args.shapes {
@@ -60,7 +62,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         }
         let kind = format!("{} ({})", opened.model.kind(), opened.family.name());
         out.text(&columns_of(&[("model", kind), ("tensors", taken(file, &found)?)]))?;
-        out.text(&described(&opened.model, &opened.parameters)?)?;
+        out.text(&described(&opened.model, &opened.parameters, &[])?)?;
         return out.flush();
     }
     let named = args.path.clone().or_else(|| args.model.model.clone());
@@ -73,7 +75,7 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     for source in &opened.sources {
         out.text(&columns_of(&[(source.part, source.path.display().to_string())]))?;
     }
-    out.text(&described(&opened.model, &opened.parameters)?)?;
+    out.text(&described(&opened.model, &opened.parameters, &[])?)?;
     out.flush()
 }
 
@@ -124,11 +126,20 @@ fn files(path: &Path) -> Result<String, Failure> {
     Ok(files.iter().map(told).collect::<Vec<_>>().join(", "))
 }
 
+/// A count of so many millions, as papers print it.
+fn millions(n: f64) -> String {
+    if n < 1000.0 { format!("{n} M") } else { format!("{} B", n / 1000.0) }
+}
+
 fn columns_of(pairs: &[(&str, String)]) -> String {
     pairs.iter().fold(String::new(), |text, (name, value)| text + &format!("{name:<11} {value}\n"))
 }
 
-fn described(model: &Model, parameters: &Parameters) -> Result<String, Failure> {
+fn described(
+    model: &Model,
+    parameters: &Parameters,
+    reported: &[Reported],
+) -> Result<String, Failure> {
     let gflop = |flops: u64| format!("{:.2} GFLOP", flops as f64 / 1e9);
     let need = Need::of(model, parameters, Work::default());
     let (weights, copies) = (bytes(need.weights), bytes(need.packed));
@@ -165,15 +176,30 @@ fn described(model: &Model, parameters: &Parameters) -> Result<String, Failure> 
     }
     let mut text = columns_of(&lines);
     text += "\n";
-    text += &columns(&parts(model, parameters));
+    text += &columns(&parts(model, parameters, reported));
+    if !reported.is_empty() {
+        text += &explained(parameters, reported);
+    }
     if let Model::Vit(vit) = model {
         text += &shorten::table(vit.config())?;
     }
     Ok(text)
 }
 
+/// How far the counts are from what is reported, and why where it is more than rounding.
+fn explained(parameters: &Parameters, reported: &[Reported]) -> String {
+    let mut text = "\nreported is what the paper, or who released the model, prints".to_owned();
+    for r in reported.iter().filter(|r| !r.why.is_empty()) {
+        let counted: usize =
+            parameters.iter().filter(|p| r.counts(p)).map(Parameter::elements).sum();
+        let off = 100.0 * (counted as f64 / (1e6 * r.millions) - 1.0);
+        text += &format!("\n  {} {off:+.1} %: {}", r.part, r.why);
+    }
+    text + "\n"
+}
+
 /// The parts with their parameters, in the order of the forward pass.
-fn parts(model: &Model, parameters: &Parameters) -> Vec<Vec<String>> {
+fn parts(model: &Model, parameters: &Parameters, reported: &[Reported]) -> Vec<Vec<String>> {
     // Systems of several models have these as parts.
     let whole = matches!(model, Model::Vit(_) | Model::NfNet(_) | Model::Blip2(_))
         || model.talker().is_some();
@@ -194,5 +220,12 @@ fn parts(model: &Model, parameters: &Parameters) -> Vec<Vec<String>> {
         let share = 100.0 * n as f64 / all.max(1) as f64;
         vec![name, thousands(n), format!("{share:.1} %"), bytes(held)]
     }));
+    if !reported.is_empty() {
+        rows[0].push("reported".to_owned());
+        for row in &mut rows[1..] {
+            let of_part = reported.iter().find(|r| r.part == row[0]);
+            row.push(of_part.map_or_else(String::new, |r| millions(r.millions)));
+        }
+    }
     rows
 }

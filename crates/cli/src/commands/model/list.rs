@@ -1,13 +1,70 @@
-//! `ocelli model list`: the families of checkpoints that are read, and the published sizes.
+//! `ocelli model list`: the systems, the families of checkpoints that are read, the published sizes.
 
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::{shapes, table};
 use ocelli_models::Family;
 
-/// List the families of checkpoints that are read, and the published sizes
+/// List the systems, the checkpoints that are read, and the published sizes
 #[derive(clap::Args)]
 pub(crate) struct Args {}
+
+/// System, paper, parts, commands beside `model` and `bench`, and whether `train` trains it.
+const SYSTEMS: [[&str; 5]; 23] = [
+    ["ViT", "2010.11929", "patches, encoder, head", "classify, embed", "yes"],
+    ["hybrid ViT", "2010.11929", "ResNet, encoder, head", "classify, embed", "yes"],
+    [
+        "local, axial ViT",
+        "1906.05909",
+        "patches, encoder of windows or axes",
+        "classify, embed",
+        "yes",
+    ],
+    ["CLIP", "2103.00020", "ViT or ResNet; text encoder", "classify, match, embed", "yes"],
+    ["DINOv2", "2304.07193", "patches, encoder", "embed", "no"],
+    ["BERT", "1810.04805", "encoder", "embed", "no"],
+    ["LiT", "2111.07991", "DINOv2; BERT; two heads", "classify, match, embed", "yes"],
+    ["LLaMA, Vicuna", "2302.13971", "decoder", "generate, run", "no"],
+    ["GPT-2", "-", "decoder", "generate, run", "no"],
+    ["OPT", "2205.01068", "decoder", "generate, run", "no"],
+    ["GPT-NeoX, Pythia", "2204.06745", "decoder", "generate, run", "no"],
+    ["MPT", "-", "decoder", "generate, run", "no"],
+    ["T5, Flan-T5", "1910.10683", "encoder, decoder", "generate", "no"],
+    ["NFNet", "2102.06171", "ResNet without norms", "classify, embed", "no"],
+    ["BLIP", "2201.12086", "ViT; BERT with cross attention", "caption, vqa, match", "no"],
+    [
+        "BLIP-2, InstructBLIP",
+        "2301.12597",
+        "EVA ViT; Q-Former; OPT, T5, LLaMA",
+        "caption, vqa, generate",
+        "no",
+    ],
+    [
+        "Flamingo",
+        "2204.14198",
+        "NFNet or CLIP; resampler; gated layers",
+        "caption, vqa, generate, run",
+        "no",
+    ],
+    ["LLaVA", "2304.08485", "CLIP; linear map or MLP; LLaMA", "caption, vqa, generate, run", "no"],
+    [
+        "MiniGPT-4, -v2",
+        "2304.10592",
+        "EVA ViT; Q-Former or map; LLaMA",
+        "caption, vqa, generate, run",
+        "no",
+    ],
+    ["mPLUG-Owl", "2304.14178", "CLIP; abstractor; LLaMA", "caption, vqa, generate, run", "no"],
+    ["VisualGLM", "2210.02414", "EVA ViT; Q-Former; ChatGLM", "caption, vqa, generate, run", "no"],
+    ["Qwen-VL", "2308.12966", "ViT-bigG; resampler; Qwen", "caption, vqa, generate, run", "no"],
+    [
+        "InternLM-XComposer",
+        "2309.15112",
+        "EVA ViT; Q-Former; InternLM",
+        "caption, vqa, generate, run",
+        "no",
+    ],
+];
 
 /// What a family is, and the files it is known by.
 fn described(family: Family) -> [&'static str; 2] {
@@ -69,8 +126,22 @@ fn described(family: Family) -> [&'static str; 2] {
     }
 }
 
+fn systems() -> String {
+    let head = ["system", "paper", "parts", "commands", "trains"];
+    let all = || std::iter::once(&head).chain(&SYSTEMS);
+    let widths: Vec<usize> =
+        (0..head.len()).map(|i| all().map(|row| row[i].len()).max().unwrap_or(0)).collect();
+    let line = |row: &[&str; 5]| {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| table::pad(cell, *width)).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    all().map(line).collect()
+}
+
 pub(super) fn run(_: &Args) -> Result<(), Failure> {
     let mut out = Output::new();
+    out.text(&format!("{}\n", systems()))?;
     out.text("Families of checkpoints, and how they are recognised:\n")?;
     for (name, family) in Family::ALL {
         let [what, files] = described(family);
