@@ -2,8 +2,8 @@
 """Time ocelli and its rivals in turns on the same shapes, and write one file of figures.
 
 Usage: compare.py OCELLI DATA OUT.json [--only WORD ...] [--rounds 7] [--threads 2] [--gguf MODEL.gguf]
-                  [--prefix 'chrt -f 50']
-DATA is made by make_models.py. In a round each engine has one turn (A B C, A B C), in a process that lives through
+                  [--rust BINARY] [--prefix 'chrt -f 50']
+DATA is made by make_models.py, BINARY by cargo in rust/. In a round each engine has one turn (A B C, A B C), in a process that lives through
 all rounds; a turn begins with one repetition that does not count, and is taken again where other processes had the
 cores. OUT.json is filled row by row; a row that is there already is measured again only where --only names a word
 of it. report.py turns it into the table and the plot.
@@ -29,23 +29,26 @@ PAUSE = 0.3
 # taken again, up to so many turns; the one that waited least counts.
 WAITED = 0.15
 TRIES = 4
+# No turn is taken again after so many seconds.
+SLOW = 8
 
 TASKS = {"vit-b16": ("vit-b16", "encode"), "clip-l14": ("clip-l14", "encode"), "train": ("vit-s16", "train"),
          "prefill": ("llama-1.1b", "prefill"), "decode": ("llama-1.1b", "decode")}
 
 # Title, task, type, pictures or tokens, rivals.
 ROWS = [
-    ("ViT-B/16, one picture, f32", "vit-b16", "f32", 1, ["openvino", "onnxruntime", "torch"]),
+    ("ViT-B/16, one picture, f32", "vit-b16", "f32", 1, ["openvino", "onnxruntime", "rten", "torch", "candle"]),
     ("ViT-B/16, one picture, bf16", "vit-b16", "bf16", 1, ["openvino", "torch"]),
-    ("ViT-B/16, one picture, int8", "vit-b16", "int8", 1, ["openvino", "onnxruntime"]),
-    ("ViT-B/16, eight pictures, f32", "vit-b16", "f32", 8, ["openvino", "onnxruntime", "torch"]),
+    ("ViT-B/16, one picture, int8", "vit-b16", "int8", 1, ["openvino", "onnxruntime", "rten"]),
+    ("ViT-B/16, eight pictures, f32", "vit-b16", "f32", 8, ["openvino", "onnxruntime", "rten", "torch", "candle"]),
     ("ViT-B/16, eight pictures, bf16", "vit-b16", "bf16", 8, ["openvino", "torch"]),
-    ("ViT-B/16, eight pictures, int8", "vit-b16", "int8", 8, ["openvino", "onnxruntime"]),
+    ("ViT-B/16, eight pictures, int8", "vit-b16", "int8", 8, ["openvino", "onnxruntime", "rten"]),
     ("CLIP ViT-L/14, one picture, bf16", "clip-l14", "bf16", 1, ["openvino", "torch"]),
-    ("CLIP ViT-L/14, one picture, int8", "clip-l14", "int8", 1, ["openvino", "onnxruntime"]),
+    ("CLIP ViT-L/14, one picture, int8", "clip-l14", "int8", 1, ["openvino", "onnxruntime", "rten"]),
     ("ViT-S/16, training step of eight, f32", "train", "f32", 8, ["torch"]),
-    ("LLaMA 1.1B, a token behind 256, Q4_0", "decode", "q4_0", 256, ["llama.cpp"]),
-    ("LLaMA 1.1B, a token behind 256, Q8_0", "decode", "q8_0", 256, ["llama.cpp"]),
+    ("ViT-S/16, training step of eight, bf16", "train", "bf16", 8, ["torch"]),
+    ("LLaMA 1.1B, a token behind 256, Q4_0", "decode", "q4_0", 256, ["llama.cpp", "candle"]),
+    ("LLaMA 1.1B, a token behind 256, Q8_0", "decode", "q8_0", 256, ["llama.cpp", "candle"]),
     ("LLaMA 1.1B, a token behind 256, bf16", "decode", "bf16", 256, ["llama.cpp", "torch"]),
     ("LLaMA 1.1B, prefill of 256, Q4_0", "prefill", "q4_0", 256, ["llama.cpp"]),
     ("LLaMA 1.1B, prefill of 256, bf16", "prefill", "bf16", 256, ["llama.cpp", "torch"]),
@@ -55,7 +58,7 @@ ROWS = [
     ("the same with --fast-decode", "embed-fast", "bf16", "large", ["torch"]),
     ("CLIP ViT-B/32, a JPEG of 0.3 megapixels to its vector, bf16", "embed", "bf16", "small", ["torch"]),
     ("process start to the first vector of ViT-B/16, f32", "once", "f32", 1,
-     ["openvino", "onnxruntime", "torch"]),
+     ["openvino", "onnxruntime", "rten", "torch", "candle"]),
 ]
 
 
@@ -180,6 +183,10 @@ def start(engine, task, kind, size, args):
     kind = str(args.gguf) if kind == "file" else kind
     task = "embed" if task == "embed-fast" else task
     size = folder if task == "embed" else size
+    if engine in ("rten", "candle"):
+        limits = [f"RAYON_NUM_THREADS={args.threads}", f"RTEN_NUM_THREADS={args.threads}"]
+        command = [*prefix, "env", *limits, str(args.rust), engine, task, kind, str(size), data]
+        return Whole(command) if task == "once" else Resident(command)
     command = [*prefix, sys.executable, str(HERE / "rival.py"), engine, task, kind, str(size), data, *threads]
     if task == "embed":
         return Loop(command, len(files))
@@ -191,6 +198,8 @@ def measure(row, args):
     title, task, kind, size, rivals = row
     engines, failures = {}, {}
     for name in ["ocelli", *rivals]:
+        if name in ("rten", "candle") and not args.rust:
+            continue
         try:
             engines[name] = start(name, task, kind, size, args)
         except (RuntimeError, OSError) as problem:
@@ -202,7 +211,9 @@ def measure(row, args):
     for _ in range(args.rounds):
         for name, engine in engines.items():
             turns = []
-            while not turns or (len(turns) < TRIES and turns[-1][1] > WAITED):
+            begin = time.perf_counter()
+            # An engine whose own threads wait for each other does so in every turn.
+            while not turns or (len(turns) < TRIES and turns[-1][1] > WAITED and time.perf_counter() < begin + SLOW):
                 time.sleep(PAUSE)
                 turns.append(engine.turn())
             taken, waited, behind = min(turns, key=lambda turn: turn[1])
@@ -228,6 +239,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gguf", type=pathlib.Path, help="SmolLM2-135M; without it its rows are left out")
+    parser.add_argument("--rust", type=pathlib.Path, help="rten and candle; without it they are left out")
     parser.add_argument("--prefix", default="", help="before each engine's command")
     args = parser.parse_args()
     done = {}
