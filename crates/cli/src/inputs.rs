@@ -4,13 +4,11 @@
 //! Pipes and devices are only read when they are named themselves.
 
 use crate::failure::chain;
+use ocelli_data::image::ENDINGS;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Stdin, stdin};
 use std::path::{Path, PathBuf};
-
-/// Endings of the files that are taken from folders.
-const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "svg"];
 
 /// A picture's path, or what stands for it and why there is none.
 #[derive(Debug)]
@@ -32,11 +30,19 @@ pub(crate) struct Inputs {
     pattern: Option<(String, glob::Paths, bool)>,
     /// With whether a line named anything yet.
     lines: Option<(BufReader<Stdin>, bool)>,
+    /// Whether a folder is one picture, a film.
+    are_films: bool,
 }
 
 impl Inputs {
     pub(crate) fn new(named: Vec<PathBuf>) -> Self {
-        Self { named: named.into_iter(), folder: None, pattern: None, lines: None }
+        let named = named.into_iter();
+        Self { named, folder: None, pattern: None, lines: None, are_films: false }
+    }
+
+    /// The same where a folder is one picture, a film.
+    pub(crate) fn of_films(named: Vec<PathBuf>) -> Self {
+        Self { are_films: true, ..Self::new(named) }
     }
 
     /// How many pictures there are, if that can be told without looking.
@@ -46,7 +52,7 @@ impl Inputs {
 
     /// A path as it was named, from the command line or from standard input.
     fn start(&mut self, path: PathBuf) -> Option<Input> {
-        if !path.is_dir() {
+        if self.are_films || !path.is_dir() {
             return Some(Input::Picture(path));
         }
         self.folder = Some(Folder::new(path));

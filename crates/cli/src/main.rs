@@ -7,6 +7,7 @@
 mod boxes;
 mod commands;
 mod failure;
+mod films;
 mod global;
 mod inputs;
 mod interrupt;

@@ -5,10 +5,11 @@
 
 use crate::boxes::Frame;
 use crate::failure::{Failure, chain};
+use crate::films::FilmArgs;
 use crate::inputs::{Input, Inputs};
 use crate::interrupt;
 use clap::Args;
-use ocelli_data::image::{Limits, Processor, open};
+use ocelli_data::image::{self, Film, Limits, Processor, open};
 use ocelli_models::Work;
 use ocelli_tensor::Tensor;
 use std::collections::BTreeMap;
@@ -68,10 +69,10 @@ fn batch_size(text: &str) -> Result<usize, String> {
     }
 }
 
-/// The numbers that a model reads, `[3, img_h, img_w]`.
+/// The numbers that a model reads, `[3, img_h, img_w]` or of a film `[frames, 3, img_h, img_w]`.
 struct Pixels {
     values: Vec<f32>,
-    size: (usize, usize),
+    shape: Vec<usize>,
     /// Width and height of the picture that they were made from.
     from: (usize, usize),
 }
@@ -85,10 +86,10 @@ pub(crate) struct Picture {
     pub(crate) size: (usize, usize),
 }
 
-/// Pictures that follow one another; those that were read have one size.
+/// Pictures that follow one another; those that were read have one size, and films as many frames.
 pub(crate) struct Batch {
     pub(crate) pictures: Vec<Picture>,
-    /// `[read, 3, img_h, img_w]`, unless none could be read.
+    /// `[read, 3, img_h, img_w]`, of films `[read, frames, 3, img_h, img_w]`, unless none could be read.
     pub(crate) pixels: Option<Tensor>,
 }
 
@@ -119,9 +120,22 @@ pub(crate) struct Pictures {
 impl Pictures {
     /// Starts the threads.
     pub(crate) fn start(args: &PictureArgs, processor: Processor) -> Result<Self, Failure> {
+        Self::start_films(args, FilmArgs::default(), processor)
+    }
+
+    /// Starts the threads for pictures that may be films.
+    pub(crate) fn start_films(
+        args: &PictureArgs,
+        films: FilmArgs,
+        processor: Processor,
+    ) -> Result<Self, Failure> {
         let (leave, begin) = channel();
         let (finish, done) = channel();
-        let inputs = Inputs::new(args.images.clone());
+        let named = args.images.clone();
+        let inputs = match films.frames {
+            Some(_) => Inputs::of_films(named),
+            None => Inputs::new(named),
+        };
         let queue = Arc::new(Mutex::new(Queue { inputs, next: 0, leave: begin }));
         let processor = Arc::new(processor);
         for _ in 0..BATCHES_AHEAD * args.batch_size {
@@ -129,7 +143,7 @@ impl Pictures {
             let _ = leave.send(());
         }
         let enough = args.fast_decode.then(|| processor.enough()).flatten();
-        let reading = Reading { upright: args.upright, enough };
+        let reading = Reading { upright: args.upright, enough, films };
         for i in 0..ocelli_kernels::pool::threads().min(16) {
             let (queue, processor, finish) =
                 (Arc::clone(&queue), Arc::clone(&processor), finish.clone());
@@ -168,7 +182,7 @@ impl Pictures {
     pub(crate) fn next_batch(&mut self) -> Result<Option<Batch>, Failure> {
         let mut pictures = Vec::new();
         let mut values = Vec::new();
-        let mut size = None;
+        let mut shape: Option<Vec<usize>> = None;
         let mut until = None;
         while pictures.len() < self.batch_size {
             if interrupt::asked() {
@@ -183,13 +197,13 @@ impl Pictures {
             let mut from = (0, 0);
             let error = match pixels {
                 Ok(pixels) => {
-                    if size.is_some_and(|size| size != pixels.size) {
+                    if shape.as_ref().is_some_and(|shape| *shape != pixels.shape) {
                         self.held = Some(Prepared { name, pixels: Ok(pixels) });
                         break;
                     }
-                    size = Some(pixels.size);
                     from = pixels.from;
                     values.extend_from_slice(&pixels.values);
+                    shape = Some(pixels.shape);
                     None
                 }
                 Err(error) => Some(error),
@@ -199,11 +213,11 @@ impl Pictures {
         if pictures.is_empty() {
             return Ok(None);
         }
-        let pixels = match size {
+        let pixels = match shape {
             None => None,
-            Some((width, height)) => {
-                let read = values.len() / (3 * width * height);
-                Some(Tensor::from_slice(&values, &[read, 3, height, width])?)
+            Some(mut shape) => {
+                shape.insert(0, values.len() / shape.iter().product::<usize>().max(1));
+                Some(Tensor::from_slice(&values, &shape)?)
             }
         };
         Ok(Some(Batch { pictures, pixels }))
@@ -251,12 +265,19 @@ pub(crate) fn listed(given: &[PathBuf]) -> Vec<PathBuf> {
     given.iter().flat_map(parts).collect()
 }
 
-/// What the model reads of one picture, `[1, 3, img_h, img_w]`, and where boxes on it lie.
-pub(crate) fn one(path: &Path, processor: &Processor) -> Result<(Tensor, Frame), Failure> {
-    let Pixels { values, size: (width, height), from } =
-        prepare(path, processor, Reading::default()).map_err(Failure::input)?;
+/// What the model reads of one picture, `[1, 3, img_h, img_w]`, or film,
+/// `[1, frames, 3, img_h, img_w]`, and where boxes on it lie.
+pub(crate) fn one(
+    path: &Path,
+    films: FilmArgs,
+    processor: &Processor,
+) -> Result<(Tensor, Frame), Failure> {
+    let reading = Reading { films, ..Reading::default() };
+    let Pixels { values, mut shape, from } =
+        prepare(path, processor, reading).map_err(Failure::input)?;
     let frame = Frame::new(processor, from).map_err(Failure::input)?;
-    Ok((Tensor::from_slice(&values, &[1, 3, height, width])?, frame))
+    shape.insert(0, 1);
+    Ok((Tensor::from_slice(&values, &shape)?, frame))
 }
 
 /// How files become pictures.
@@ -265,13 +286,50 @@ struct Reading {
     upright: bool,
     /// See [`Limits::enough`].
     enough: Option<usize>,
+    films: FilmArgs,
 }
 
 fn prepare(path: &Path, processor: &Processor, reading: Reading) -> Result<Pixels, String> {
     let limits = Limits { enough: reading.enough, ..Limits::default() };
-    let picture = open(path, &limits).map_err(|e| chain(&e))?;
+    let Some(frames) = reading.films.frames else {
+        let picture = open(path, &limits).map_err(|e| chain(&e))?;
+        return pixels(picture, processor, reading);
+    };
+    let film = Film::open(path, frames, &limits).map_err(|e| chain(&e))?;
+    let frames = film.len();
+    let mut all: Option<Pixels> = None;
+    for (i, frame) in film.enumerate() {
+        let next = pixels(frame.map_err(|e| chain(&e))?, processor, reading)?;
+        let Some(film) = &mut all else {
+            all = Some(next);
+            continue;
+        };
+        if film.shape != next.shape {
+            return Err(format!(
+                "{}: frame {} of {frames} that are seen is {:?} pixels for the model, the first is \
+                 {:?}; give frames of one size",
+                path.display(),
+                i + 1,
+                &next.shape[1..],
+                &film.shape[1..]
+            ));
+        }
+        film.values.extend_from_slice(&next.values);
+    }
+    let mut all = all.ok_or_else(|| format!("{}: no frames; name another film", path.display()))?;
+    all.shape.insert(0, frames);
+    Ok(all)
+}
+
+/// What the model reads of a picture.
+fn pixels(
+    picture: image::Picture,
+    processor: &Processor,
+    reading: Reading,
+) -> Result<Pixels, String> {
     let picture = if reading.upright { picture.upright() } else { picture };
-    let size = processor.size_for(picture.width(), picture.height()).map_err(|e| chain(&e))?;
+    let (width, height) = (picture.width(), picture.height());
+    let (width, height) = processor.size_for(width, height).map_err(|e| chain(&e))?;
     let values = processor.pixels(&picture).map_err(|e| chain(&e))?;
-    Ok(Pixels { values, size, from: picture.full_size() })
+    Ok(Pixels { values, shape: vec![3, height, width], from: picture.full_size() })
 }

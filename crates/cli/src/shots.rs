@@ -1,6 +1,7 @@
 //! Examples that a model is shown before what it is asked.
 
 use crate::failure::Failure;
+use crate::films::FilmArgs;
 use crate::pictures;
 use crate::template::Form;
 use clap::Args;
@@ -62,14 +63,15 @@ impl ShotArgs {
     }
 }
 
-/// What the model reads of the pictures of examples, `[1, 3, img_h, img_w]` each.
+/// What the model reads of the pictures of examples, as of [`pictures::one`].
 pub(crate) fn pixels(
     examples: &[Example],
+    films: FilmArgs,
     processor: &Processor,
 ) -> Result<Vec<Option<Tensor>>, Failure> {
     let one = |example: &Example| {
         let image = example.image.as_deref();
-        image.map(|path| Ok(pictures::one(path, processor)?.0)).transpose()
+        image.map(|path| Ok(pictures::one(path, films, processor)?.0)).transpose()
     };
     examples.iter().map(one).collect()
 }
@@ -90,10 +92,11 @@ pub(crate) fn turns(examples: &[Example], form: &Form) -> Vec<Turn> {
 /// The examples as `talker` reads them.
 pub(crate) fn seen(
     examples: Vec<Example>,
+    films: FilmArgs,
     processor: &Processor,
     talker: &dyn Talker,
 ) -> Result<Vec<Shot>, Failure> {
-    let pixels = pixels(&examples, processor)?;
+    let pixels = pixels(&examples, films, processor)?;
     let shot = |(example, pixels): (Example, Option<Tensor>)| {
         let pictures = pixels.map(|pixels| no_grad(|| talker.pictures(&pixels))).transpose()?;
         let picture = pictures.and_then(|mut pictures| pictures.pop());

@@ -2,6 +2,7 @@
 
 use crate::boxes::{Boxes, DrawArgs, Drawing, Frame};
 use crate::failure::Failure;
+use crate::films::FilmArgs;
 use crate::global::Global;
 use crate::inputs::Inputs;
 use crate::interrupt;
@@ -30,6 +31,7 @@ pub(crate) struct Texts<'a> {
     pub(crate) sampling: &'a SamplingArgs,
     /// A JSON object a line.
     pub(crate) jsonl: bool,
+    pub(crate) films: FilmArgs,
     pub(crate) pictures: &'a PictureArgs,
     pub(crate) draw: &'a DrawArgs,
 }
@@ -76,10 +78,11 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
         texts: beams * pictures_at_once.pictures,
         read: WORDS * (1 + examples.len()),
         written: new,
-        pictures: pictures_at_once.pictures * (1 + examples.len()),
+        pictures: pictures_at_once.pictures * (1 + examples.len()) * asked.films.most(),
     };
-    let mut pictures = Pictures::start(asked.pictures, processor.clone())?;
+    let mut pictures = Pictures::start_films(asked.pictures, asked.films, processor.clone())?;
     let session = source.open(global, work)?;
+    asked.films.check(&session)?;
     let Some(writer) = session.opened.model.writer() else {
         let needs = "a model that sees and writes, such as a BLIP";
         return Err(session.unsuitable("writing about pictures", needs));
@@ -87,7 +90,7 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
     let shown = match session.opened.model.talker() {
         _ if examples.is_empty() => None,
         Some(talker) => {
-            let shots = shots::seen(examples, &processor, talker)?;
+            let shots = shots::seen(examples, asked.films, &processor, talker)?;
             Some(Examples { talker, shots })
         }
         None => {

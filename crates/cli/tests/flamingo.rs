@@ -2,48 +2,27 @@
 //! a tokenizer, so that texts go through prompt, tokenizer and tables.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
+mod small_flamingo;
 mod widened;
 
-use serde_json::json;
-use widened::{FOX, Folder, ROCKET, ocelli, root, texts, widened};
-
-/// Rows of the table, more than the tokenizer has pieces.
-const VOCAB: usize = 1000;
-
-/// The stored MPT with words. Which ids its pictures and their ends have, the tokenizer says.
-fn with_words() -> Folder {
-    let words = ["models/blip2_opt", "vocab.json"];
-    let tables = [".wte.weight", ".lm_head.weight"];
-    widened("flamingo/openflamingo_mpt", &tables, VOCAB, words, |config| {
-        config["lm_config"]["max_seq_len"] = 1024.into();
-        for id in ["media_token_id", "eoc_token_id"] {
-            config.as_object_mut().unwrap().remove(id);
-        }
-    })
-}
-
-/// What the model writes behind a prompt that is spelled out.
-fn behind(model: &str, prompt: &str, images: &[&str]) -> String {
-    let mut arguments = vec!["generate", "-m", model, "-n", "8", "-i", prompt];
-    for image in images {
-        arguments.extend(["--image", image]);
-    }
-    ocelli(&arguments, "").trim().to_owned()
-}
+use serde_json::{Value, json};
+use small_flamingo::{behind, small_flamingo};
+use std::path::Path;
+use widened::{FOX, ROCKET, ocelli, root, texts};
 
 #[test]
 fn pictures_and_examples_are_put_into_the_prompts_of_the_publication() {
-    let folder = with_words();
+    let folder = small_flamingo(0);
     let model = folder.path();
 
     let both = ocelli(&["caption", "-m", model, "-n", "8", "--jsonl", FOX, ROCKET], "");
-    let caption = |image| behind(model, "<image>Output:", &[image]);
+    let caption = |image| behind(model, "<image>Output:", &[image], &[]);
     assert_eq!(texts(&both), [caption(FOX), caption(ROCKET)]);
 
     let asked = ["vqa", "-m", model, "-q", "What is it?", "-n", "8", "--jsonl", FOX];
     let answer = texts(&ocelli(&asked, "")).remove(0);
     let question = "<image>Question:What is it? Short answer:";
-    assert_eq!(answer, behind(model, question, &[FOX]));
+    assert_eq!(answer, behind(model, question, &[FOX], &[]));
 
     // An example with a picture and one of text alone.
     let shots = std::path::Path::new(model).join("shots.json");
@@ -57,20 +36,20 @@ fn pictures_and_examples_are_put_into_the_prompts_of_the_publication() {
     let few = texts(&ocelli(&[&asked[..], &["--shots", shots]].concat(), "")).remove(0);
     let spelled = "<image>Question:What is it? Short answer:a rocket<|endofchunk|>\
                    Question:Is it day? Short answer:no<|endofchunk|>";
-    assert_eq!(few, behind(model, &format!("{spelled}{question}"), &[ROCKET, FOX]));
+    assert_eq!(few, behind(model, &format!("{spelled}{question}"), &[ROCKET, FOX], &[]));
     assert_ne!(few, answer);
 
     // The same examples before a prompt that says where its picture goes.
     let shown = "<image>What is it?a rocket<|endofchunk|>Is it day?no<|endofchunk|>";
     let prompt = ["generate", "-m", model, "-n", "8", "--image", FOX, "-i", "<image>A fox"];
     let few = ocelli(&[&prompt[..], &["--shots", shots]].concat(), "");
-    assert_eq!(few.trim(), behind(model, &format!("{shown}<image>A fox"), &[ROCKET, FOX]));
+    assert_eq!(few.trim(), behind(model, &format!("{shown}<image>A fox"), &[ROCKET, FOX], &[]));
 
     // Prompts of one call, each with the picture somewhere else, are what they are alone.
     let two = ["Look: <image>a", "<image>", "so much for <image> and more"];
     let mut together = vec!["generate", "-m", model, "-n", "8", "--image", FOX, "--json"];
     two.iter().for_each(|prompt| together.extend(["-i", prompt]));
-    let alone: Vec<String> = two.iter().map(|prompt| behind(model, prompt, &[FOX])).collect();
+    let alone: Vec<String> = two.iter().map(|prompt| behind(model, prompt, &[FOX], &[])).collect();
     let together = texts(&ocelli(&together, ""));
     assert_eq!(together.iter().map(|text| text.trim()).collect::<Vec<_>>(), alone);
 
@@ -78,5 +57,50 @@ fn pictures_and_examples_are_put_into_the_prompts_of_the_publication() {
     let lines = format!("/image {FOX}\nWhat is it?\n/image {ROCKET}\nAnd this?\n");
     let said = ocelli(&chat, &lines);
     let first = said.lines().next().unwrap();
-    assert_eq!(first.trim(), behind(model, "<image>What is it?", &[FOX]));
+    assert_eq!(first.trim(), behind(model, "<image>What is it?", &[FOX], &[]));
+}
+
+/// An example for each of some pictures.
+fn examples(images: &[&str]) -> Value {
+    let one = |image: &&str| {
+        let path = root().join(image).canonicalize().unwrap();
+        let answer = Path::new(image).file_stem().unwrap().to_str().unwrap();
+        json!({"image": path, "question": "What is it?", "text": format!("a {answer}, I think")})
+    };
+    images.iter().map(one).collect()
+}
+
+const PICTURES: [&str; 7] = [
+    "examples/pictures/guitar.svg",
+    "examples/pictures/hot.svg",
+    "examples/pictures/pizza.svg",
+    ROCKET,
+    "examples/pictures/tiger.svg",
+    "examples/pictures/umbrella.svg",
+    FOX,
+];
+
+/// Questions about pictures behind four examples, side by side and one by one; and a question about
+/// three pictures behind the same examples.
+#[test]
+fn questions_behind_examples_are_answered_the_same_together_and_alone() {
+    let folder = small_flamingo(0);
+    let model = folder.path();
+    let shots = Path::new(model).join("shots.json");
+    std::fs::write(&shots, examples(&PICTURES[..4]).to_string()).unwrap();
+    let shots = ["--shots", shots.to_str().unwrap()];
+    let asked = ["vqa", "-m", model, "-q", "What is it?", "-n", "8", "--jsonl"];
+    let asked = [&asked[..], &shots, &PICTURES[4..]].concat();
+    let together = ocelli(&asked, "");
+    assert_eq!(together, ocelli(&[&asked[..], &["--batch-size", "1"]].concat(), ""));
+    let shown: Vec<String> = examples(&PICTURES[..4])
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| format!("<image>What is it?{}<|endofchunk|>", e["text"].as_str().unwrap()))
+        .collect();
+    let three = "<image>One.<image>Two.<image>Which is it?";
+    let few = behind(model, three, &PICTURES[4..], &shots);
+    let spelled = shown.concat() + three;
+    assert_eq!(few, behind(model, &spelled, &PICTURES, &[]));
 }

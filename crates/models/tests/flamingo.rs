@@ -347,6 +347,35 @@ fn few_shot_prompts_of_three_pictures_are_the_same_together_and_alone() {
     }
 }
 
+/// A film that is shown with a text is what the resampler makes of all its frames, and a picture is a
+/// film of one frame.
+#[test]
+fn films_are_pictures_with_frames() {
+    let model = flamingo(languages()[0].clone(), false);
+    no_grad(|| {
+        let frames = pixels(6, 9);
+        let films = frames.reshape(&[2, 3, 3, 16, 16]).unwrap();
+        let media = model.media(&frames.reshape(&[1, 2, 3, 3, 16, 16]).unwrap()).unwrap();
+        let shown = model.pictures(&films).unwrap();
+        let latents: Vec<Tensor> =
+            (0..2).map(|i| model.resampler().medium(&shown[i], i).unwrap()).collect();
+        let latents = Tensor::cat(&latents.iter().collect::<Vec<_>>(), 0).unwrap();
+        assert_eq!(latents.values(), media.values());
+        let alone = model.pictures(&frames.reshape(&[6, 1, 3, 16, 16]).unwrap()).unwrap();
+        let pictures = model.pictures(&frames).unwrap();
+        assert!(alone.iter().zip(&pictures).all(|(a, b)| a.values() == b.values()));
+        let answer = |film: &Tensor| {
+            let prompt = prompt(&model, &[1, IMAGE, 5], std::slice::from_ref(film)).unwrap();
+            noted(&model, &[prompt]).1.remove(0)
+        };
+        let back: Vec<Tensor> =
+            [2, 1, 0].map(|i| frames.narrow(0, i, 1).unwrap()).into_iter().collect();
+        let back = Tensor::cat(&back.iter().collect::<Vec<_>>(), 0).unwrap();
+        let back = model.pictures(&back.reshape(&[1, 3, 3, 16, 16]).unwrap()).unwrap();
+        assert_ne!(answer(&shown[0]), answer(&back[0]), "the order makes no difference");
+    });
+}
+
 /// A second turn over what is kept is the same as the whole conversation at once.
 #[test]
 fn a_conversation_goes_on_with_a_new_picture() {

@@ -2,6 +2,7 @@
 
 use crate::boxes::{Boxes, DrawArgs, Drawing, Frame};
 use crate::failure::Failure;
+use crate::films::FilmArgs;
 use crate::global::Global;
 use crate::interrupt;
 use crate::output::Output;
@@ -59,6 +60,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IMG", aliases = ["image-file", "image_file"])]
     image: Vec<PathBuf>,
     #[command(flatten)]
+    films: FilmArgs,
+    #[command(flatten)]
     shots: ShotArgs,
     /// Put each prompt into the model's template as the message of a user, as `ocelli run` does
     #[arg(long)]
@@ -111,14 +114,15 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         texts: beams * texts,
         read: args.prompt.iter().map(words).max().unwrap_or(0),
         written: new,
-        pictures: texts * (given.len() + examples.len()),
+        pictures: texts * (given.len() + examples.len()) * args.films.most(),
     };
     let session = source.open(global, work)?;
+    args.films.check(&session)?;
     let (mut seen, mut frame) = (Vec::new(), None);
     if let Some(processor) = &processor {
-        seen.extend(shots::pixels(&examples, processor)?.into_iter().flatten());
+        seen.extend(shots::pixels(&examples, args.films, processor)?.into_iter().flatten());
         for path in &given {
-            let (pixels, of) = pictures::one(path, processor)?;
+            let (pixels, of) = pictures::one(path, args.films, processor)?;
             seen.push(pixels);
             frame = Some((path.as_path(), of));
         }

@@ -2,6 +2,7 @@
 
 use crate::boxes::{DrawArgs, Drawing, Frame};
 use crate::failure::Failure;
+use crate::films::FilmArgs;
 use crate::global::Global;
 use crate::interrupt;
 use crate::output::{self, Output};
@@ -51,6 +52,8 @@ pub(crate) struct Args {
     /// Picture to show with the first message; may be given several times
     #[arg(long, value_name = "IMG", aliases = ["image-file", "image_file"])]
     image: Vec<PathBuf>,
+    #[command(flatten)]
+    films: FilmArgs,
     /// Message to answer; without it, a chat
     #[arg(short = 'i', long, value_name = "TEXT", alias = "query", short_alias = 'p')]
     prompt: Option<String>,
@@ -69,8 +72,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let processor = source.processor();
     let end_tokens = source.end_tokens()?;
     let (texts, new) = args.sampling.extent(USUAL_TOKENS);
-    let work = Work { texts, read: MESSAGE, written: new, pictures: args.image.len().max(1) };
+    let pictures = args.image.len().max(1) * args.films.most();
+    let work = Work { texts, read: MESSAGE, written: new, pictures };
     let session = source.open(global, work)?;
+    args.films.check(&session)?;
     let talker = session.opened.model.talker();
     let Some(language) = talker.map(Talker::language).or(session.opened.model.causal()) else {
         return Err(session.unsuitable("a conversation", "a LLaVA, a MiniGPT or a language model"));
@@ -96,6 +101,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         language,
         eyes,
         tokenizer: &tokenizer,
+        films: args.films,
         drawing,
         settings,
         stops: stops.chain(form.stops()).collect(),
@@ -133,6 +139,7 @@ struct Chat<'a> {
     /// What brings pictures to it, if it can be shown any.
     eyes: Option<(&'a dyn Talker, Processor)>,
     tokenizer: &'a Tokenizer,
+    films: FilmArgs,
     drawing: Drawing<'a>,
     form: Form,
     settings: Settings,
@@ -264,7 +271,7 @@ impl Chat<'_> {
             let what = "the model reads text alone; a LLaVA or a MiniGPT can be shown pictures";
             return Err(Failure::usage(what));
         };
-        let (pixels, frame) = pictures::one(path, processor)?;
+        let (pixels, frame) = pictures::one(path, self.films, processor)?;
         for tokens in talker.pictures(&pixels)? {
             self.next.push(Shown { path: path.to_owned(), tokens, frame });
         }

@@ -2,6 +2,7 @@
 
 use crate::boxes::DrawArgs;
 use crate::failure::Failure;
+use crate::films::FilmArgs;
 use crate::global::Global;
 use crate::pictures::PictureArgs;
 use crate::sampling::SamplingArgs;
@@ -36,6 +37,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     draw: DrawArgs,
     #[command(flatten)]
+    films: FilmArgs,
+    #[command(flatten)]
     pictures: PictureArgs,
 }
 
@@ -52,6 +55,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             shots: &args.shots,
             sampling: &args.sampling,
             jsonl: args.jsonl,
+            films: args.films,
             pictures: &args.pictures,
             draw: &args.draw,
         },

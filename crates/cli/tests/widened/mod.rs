@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub(crate) const FOX: &str = "examples/pictures/fox.svg";
 pub(crate) const ROCKET: &str = "examples/pictures/rocket.svg";
@@ -51,8 +52,10 @@ pub(crate) fn widened(
     words: [&str; 2],
     change: impl FnOnce(&mut Value),
 ) -> Folder {
+    static FOLDERS: AtomicUsize = AtomicUsize::new(0);
     let from = root().join("testdata/golden").join(case);
-    let name = format!("ocelli-{}-{}", case.replace('/', "-"), std::process::id());
+    let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("ocelli-{}-{}-{number}", case.replace('/', "-"), std::process::id());
     let to = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&to).unwrap();
     let mut config: Value =

@@ -5,7 +5,6 @@
 //! arXiv:2308.01390. Text and pictures alternate: a place in the text says from where on a picture is
 //! looked at, and only the layers between the blocks see it.
 
-use crate::Result;
 use crate::connector::gated_xattn::{self, GatedConfig, GatedCrossAttention, Sight, times};
 use crate::connector::perceiver::{self, PerceiverConfig, PerceiverResampler};
 use crate::generate::{Cache, Decoder, Prompt, Rows};
@@ -19,6 +18,7 @@ use crate::systems::talker::{Reading, Talker};
 use crate::systems::writer::Request;
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
 use crate::vision::nfnet::{self, NfNet, NfNetConfig};
+use crate::{Error, Result};
 use ocelli_nn::layers::LayerNorm;
 use ocelli_nn::{Builder, Name, Names, copy};
 use ocelli_tensor::{Activation, Tensor};
@@ -491,17 +491,26 @@ impl Talker for Flamingo {
         self
     }
 
-    /// Features of each picture, `[1, positions, width]`: a picture is a film of one frame.
+    /// Features of each film, `[frames, positions, width]`: a picture is a film of one frame.
     fn pictures(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
-        let &[batch, channels, img_h, img_w] = &pixels.shape()[..] else {
-            let expected = "pixels [batch, 3, img_h, img_w]".to_owned();
-            let (op, got) = ("flamingo", pixels.shape().clone());
-            return Err(ocelli_tensor::Error::Shape { op, expected, got }.into());
+        let (batch, frames, channels, img_h, img_w) = match pixels.shape()[..] {
+            [batch, channels, img_h, img_w] => (batch, 1, channels, img_h, img_w),
+            [batch, frames, channels, img_h, img_w] => (batch, frames, channels, img_h, img_w),
+            _ => {
+                let expected = "pixels [batch, 3, img_h, img_w] or [batch, frames, ..]".to_owned();
+                let (op, got) = ("flamingo", pixels.shape().clone());
+                return Err(ocelli_tensor::Error::Shape { op, expected, got }.into());
+            }
         };
-        let seen = self.features(&pixels.reshape(&[batch, 1, 1, channels, img_h, img_w])?)?;
+        let embedded = self.config.resampler.frames;
+        if frames > 1 && embedded < 2 {
+            return Err(Error::Frames { frames, embedded });
+        }
+        let pixels = pixels.reshape(&[batch, 1, frames, channels, img_h, img_w])?;
+        let seen = self.features(&pixels)?; // [batch, 1, frames, positions, width]
         let [positions, width] = [seen.shape()[3], seen.shape()[4]];
-        let seen = seen.reshape(&[batch, positions, width])?;
-        (0..batch).map(|i| Ok(seen.narrow(0, i, 1)?)).collect()
+        let one = |i| Ok(seen.narrow(0, i, 1)?.reshape(&[frames, positions, width])?);
+        (0..batch).map(one).collect()
     }
 
     fn template(&self) -> &'static str {

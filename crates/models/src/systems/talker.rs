@@ -17,7 +17,8 @@ pub trait Talker {
     fn language(&self) -> &dyn CausalModel;
 
     /// What the language model is shown of each picture of normalised `pixels`
-    /// `[batch, 3, img_h, img_w]`, `[image tokens, width]` each.
+    /// `[batch, 3, img_h, img_w]`, `[image tokens, width]` each. A Flamingo looks at films as well,
+    /// `[batch, frames, 3, img_h, img_w]`.
     ///
     /// # Errors
     /// If the shape of the pixels does not suit the tower.

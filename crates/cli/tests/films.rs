@@ -1,0 +1,90 @@
+//! Films on the command line: what a Flamingo says of one is the same wherever its frames come from, and
+//! a picture is a film of one frame.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
+mod small_flamingo;
+mod widened;
+
+use ocelli_data::image::{RgbImage, encode_png};
+use safetensors::SafeTensors;
+use small_flamingo::{behind, small_flamingo};
+use std::path::Path;
+use widened::{FOX, ROCKET, ocelli, root, texts};
+
+const GIF: &str = "testdata/preprocess/films/gif0.gif";
+const WEBP: &str = "testdata/preprocess/films/webp2.webp";
+
+/// Writes the frames of a film, as Pillow reads them, to a folder in this order.
+fn frames(film: &str, order: &[usize], to: &Path) {
+    let stored = std::fs::read(root().join("testdata/preprocess/films.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&stored).unwrap();
+    let tensor = stored.tensor(Path::new(film).file_name().unwrap().to_str().unwrap()).unwrap();
+    let [_, height, width, _] = *tensor.shape() else { panic!("{film} has other axes") };
+    std::fs::create_dir(to).unwrap();
+    for (name, frame) in order.iter().enumerate() {
+        let bytes = tensor.data().chunks_exact(3 * width * height).nth(*frame).unwrap().to_vec();
+        let png = encode_png(&RgbImage::new(width, height, bytes).unwrap()).unwrap();
+        std::fs::write(to.join(format!("{name}.png")), png).unwrap();
+    }
+}
+
+#[test]
+fn a_film_is_the_same_from_a_file_and_from_a_folder() {
+    let folder = small_flamingo(4);
+    let model = folder.path();
+    let of = |frames: &str, images: &[&str]| {
+        let asked = ["caption", "-m", model, "-n", "8", "--jsonl", "--frames", frames];
+        texts(&ocelli(&[&asked[..], images].concat(), ""))
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut differs = false;
+    for film in [GIF, WEBP] {
+        let name = |order: &str| {
+            let stem = Path::new(film).file_stem().unwrap().to_str().unwrap();
+            dir.path().join(format!("{stem}-{order}"))
+        };
+        let (all, some, back) = (name("all"), name("some"), name("back"));
+        frames(film, &[0, 1, 2, 3, 4, 5], &all);
+        frames(film, &[0, 3, 5], &some);
+        frames(film, &[5, 3, 0], &back);
+        let [all, some, back] = [&all, &some, &back].map(|path| path.to_str().unwrap());
+        let three = of("3", &[film]);
+        assert_eq!(of("3", &[all]), three);
+        assert_eq!(of("4", &[some]), three);
+        differs |= of("3", &[back]) != three;
+        // More frames than have an embedding lie between those that do.
+        assert_eq!(of("6", &[film]), of("6", &[all]));
+        // Films with different numbers of frames and pictures in one call are what they are alone.
+        let images = [film, ROCKET, some, all];
+        let alone: Vec<String> = images.iter().flat_map(|image| of("4", &[image])).collect();
+        assert_eq!(of("4", &images), alone);
+        assert_ne!(alone[0], alone[1], "the model does not look");
+        // Other commands see the same.
+        let options = ["--frames", "3"];
+        assert_eq!(behind(model, "<image>Output:", &[film], &options), three[0]);
+        let chat = ["run", "-m", model, "-n", "8", "--temperature", "0", "--frames", "3"];
+        let said = ocelli(&chat, &format!("/image {film}\nOutput:\n"));
+        assert_eq!(said.trim(), three[0]);
+    }
+    assert!(differs, "the order of frames makes no difference");
+}
+
+#[test]
+fn a_film_of_one_frame_is_the_picture() {
+    // Of pictures alone a model needs no embeddings of frames.
+    let folder = small_flamingo(0);
+    let asked = ["vqa", "-m", folder.path(), "-q", "What is it?", "-n", "8", "--jsonl"];
+    let images = [FOX, GIF, WEBP];
+    let pictures = ocelli(&[&asked[..], &images].concat(), "");
+    assert_eq!(ocelli(&[&asked[..], &["--frames", "1"], &images].concat(), ""), pictures);
+    let fox = ocelli(&[&asked[..], &[FOX]].concat(), "");
+    assert_eq!(ocelli(&[&asked[..], &["--frames", "9", FOX]].concat(), ""), fox);
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_ocelli"))
+        .current_dir(root())
+        .args([&asked[..], &["--frames", "3", GIF]].concat())
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    let expected = "a film of 3 frames needs an embedding for each moment, and the model has 0";
+    assert!(output.status.code() == Some(2) && error.contains(expected), "{error}");
+}
