@@ -13,6 +13,7 @@ mod inputs;
 mod interrupt;
 mod labels;
 mod memory;
+mod nearest;
 mod output;
 mod pictures;
 mod progress;

@@ -95,6 +95,12 @@ impl Quant {
 }
 
 impl ModelArgs {
+    /// A model as it is, the built-in one if none is named.
+    pub(crate) fn plain(model: Option<&str>) -> Self {
+        let model = model.map(str::to_owned);
+        Self { model, dtype: Dtype::F32, quant: None, lora: Vec::new(), base: None }
+    }
+
     /// What linear layers multiply in, if not in f32.
     pub(crate) fn narrow(&self) -> Option<Narrow> {
         match (self.quant, self.dtype) {

@@ -2,6 +2,8 @@
 
 use crate::failure::Failure;
 use crate::films::FilmArgs;
+use crate::global::Global;
+use crate::nearest::Nearest;
 use crate::pictures;
 use crate::template::Form;
 use clap::Args;
@@ -10,13 +12,17 @@ use ocelli_data::text::Turn;
 use ocelli_models::systems::talker::{Shot, Talker};
 use ocelli_tensor::{Tensor, no_grad};
 use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a file of examples that are read.
-const MOST_BYTES: u64 = 1 << 20;
+const MOST_BYTES: u64 = 16 << 20;
 /// Examples of a prompt; the paper shows 32.
 const MOST: usize = 256;
+/// Examples to choose from.
+const MOST_TO_CHOOSE_FROM: usize = 100_000;
 
 /// Where examples are.
 #[derive(Args, Debug)]
@@ -25,6 +31,20 @@ pub(crate) struct ShotArgs {
     /// where "text" is the answer; without "image" an example of text alone
     #[arg(long, value_name = "FILE")]
     pub(crate) shots: Option<PathBuf>,
+    /// Show the K examples whose pictures are nearest to the one that is asked about, the nearest last
+    #[arg(long, value_name = "K", requires = "shots", value_parser = count)]
+    pub(crate) nearest: Option<usize>,
+    /// Model that tells which pictures are near, of those that `ocelli embed` takes [default: the
+    /// built-in model for drawings]
+    #[arg(long, value_name = "MODEL", requires = "nearest")]
+    by: Option<String>,
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=MOST) => Ok(n),
+        _ => Err(format!("expected a number from 1 to {MOST}")),
+    }
 }
 
 /// An example as its file has it.
@@ -32,12 +52,27 @@ pub(crate) struct ShotArgs {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Example {
     /// Beside the file, if the path is not absolute.
-    image: Option<PathBuf>,
+    pub(crate) image: Option<PathBuf>,
     pub(crate) question: Option<String>,
     pub(crate) text: String,
 }
 
 impl ShotArgs {
+    /// How many of `examples` are shown at a time.
+    pub(crate) fn shown(&self, examples: &[Example]) -> usize {
+        self.nearest.map_or(examples.len(), |count| count.min(examples.len()))
+    }
+
+    /// What finds the nearest of `examples`, if those are to be shown.
+    pub(crate) fn find_nearest(
+        &self,
+        global: &Global,
+        examples: &[Example],
+    ) -> Result<Option<Nearest>, Failure> {
+        let Some(count) = self.nearest.filter(|_| !examples.is_empty()) else { return Ok(None) };
+        Ok(Some(Nearest::open(global, (count, self.by.as_deref()), examples)?))
+    }
+
     /// The examples of the file, if there is one.
     pub(crate) fn read(&self) -> Result<Vec<Example>, Failure> {
         let Some(path) = &self.shots else { return Ok(Vec::new()) };
@@ -52,8 +87,12 @@ impl ShotArgs {
         let mut examples: Vec<Example> = serde_json::from_str(&text).map_err(|e| {
             wrong(format!("{e}; expected a list of {{\"image\", \"question\", \"text\"}}"))
         })?;
-        if examples.len() > MOST {
-            return Err(wrong(format!("{} examples; give at most {MOST}", examples.len())));
+        let most = if self.nearest.is_some() { MOST_TO_CHOOSE_FROM } else { MOST };
+        if examples.len() > most {
+            return Err(wrong(format!(
+                "{} examples; give at most {most}, or show the nearest ones by --nearest K",
+                examples.len()
+            )));
         }
         let dir = path.parent().unwrap_or(Path::new("."));
         for example in &mut examples {
@@ -63,17 +102,22 @@ impl ShotArgs {
     }
 }
 
-/// What the model reads of the pictures of examples, as of [`pictures::one`].
-pub(crate) fn pixels(
-    examples: &[Example],
-    films: FilmArgs,
-    processor: &Processor,
-) -> Result<Vec<Option<Tensor>>, Failure> {
-    let one = |example: &Example| {
-        let image = example.image.as_deref();
+impl Example {
+    /// What the model reads of its picture, as of [`pictures::one`].
+    pub(crate) fn pixels(
+        &self,
+        films: FilmArgs,
+        processor: &Processor,
+    ) -> Result<Option<Tensor>, Failure> {
+        let image = self.image.as_deref();
         image.map(|path| Ok(pictures::one(path, films, processor)?.0)).transpose()
-    };
-    examples.iter().map(one).collect()
+    }
+}
+
+/// Those of `examples` with these numbers, in their order.
+pub(crate) fn picked(examples: Vec<Example>, order: &[usize]) -> Vec<Example> {
+    let mut examples: Vec<Option<Example>> = examples.into_iter().map(Some).collect();
+    order.iter().filter_map(|i| examples[*i].take()).collect()
 }
 
 /// The turns that show the examples.
@@ -89,18 +133,75 @@ pub(crate) fn turns(examples: &[Example], form: &Form) -> Vec<Turn> {
     turns
 }
 
-/// The examples as `talker` reads them.
-pub(crate) fn seen(
-    examples: Vec<Example>,
-    films: FilmArgs,
-    processor: &Processor,
-    talker: &dyn Talker,
-) -> Result<Vec<Shot>, Failure> {
-    let pixels = pixels(&examples, films, processor)?;
-    let shot = |(example, pixels): (Example, Option<Tensor>)| {
-        let pictures = pixels.map(|pixels| no_grad(|| talker.pictures(&pixels))).transpose()?;
-        let picture = pictures.and_then(|mut pictures| pictures.pop());
-        Ok(Shot { picture, question: example.question, answer: example.text })
-    };
-    examples.into_iter().zip(pixels).map(shot).collect()
+/// Who reads examples, and how their pictures reach it.
+type Eyes<'a> = (&'a dyn Talker, FilmArgs, &'a Processor);
+
+/// Examples before what is asked.
+pub(crate) struct Examples<'a> {
+    eyes: Eyes<'a>,
+    choice: Choice,
+}
+
+/// Which examples are shown.
+enum Choice {
+    /// The same before every picture.
+    All(Vec<Shot>),
+    Nearest(Box<Nearest>, Vec<Example>),
+}
+
+impl<'a> Examples<'a> {
+    /// All of `examples`, or of these the nearest.
+    pub(crate) fn new(
+        examples: Vec<Example>,
+        nearest: Option<Nearest>,
+        eyes: Eyes<'a>,
+    ) -> Result<Self, Failure> {
+        let choice = match nearest {
+            Some(nearest) => Choice::Nearest(Box::new(nearest), examples),
+            None => {
+                let shots = examples.iter().map(|example| seen(example, eyes));
+                Choice::All(shots.collect::<Result<_, _>>()?)
+            }
+        };
+        Ok(Self { eyes, choice })
+    }
+
+    /// Who reads them.
+    pub(crate) fn talker(&self) -> &'a dyn Talker {
+        self.eyes.0
+    }
+
+    /// What is shown before each of some pictures.
+    pub(crate) fn before(&self, pictures: &[&Path]) -> Result<Vec<Vec<Shot>>, Failure> {
+        let (nearest, examples) = match &self.choice {
+            Choice::All(shots) => return Ok(vec![shots.clone(); pictures.len()]),
+            Choice::Nearest(nearest, examples) => (nearest, examples),
+        };
+        // An example that is near to several pictures is looked at once.
+        let mut all: BTreeMap<usize, Shot> = BTreeMap::new();
+        let mut shown = Vec::with_capacity(pictures.len());
+        for picture in pictures {
+            let mut shots = Vec::new();
+            for i in nearest.to(picture)? {
+                let shot = match all.entry(i) {
+                    Entry::Occupied(shot) => shot.into_mut(),
+                    Entry::Vacant(place) => place.insert(seen(&examples[i], self.eyes)?),
+                };
+                shots.push(shot.clone());
+            }
+            shown.push(shots);
+        }
+        Ok(shown)
+    }
+}
+
+/// An example as a system reads it.
+fn seen(example: &Example, (talker, films, processor): Eyes) -> Result<Shot, Failure> {
+    let pixels = example.pixels(films, processor)?;
+    let pictures = pixels.map(|pixels| no_grad(|| talker.pictures(&pixels))).transpose()?;
+    Ok(Shot {
+        picture: pictures.and_then(|mut pictures| pictures.pop()),
+        question: example.question.clone(),
+        answer: example.text.clone(),
+    })
 }

@@ -11,13 +11,13 @@ use crate::pictures::{PictureArgs, Pictures};
 use crate::progress::Progress;
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
-use crate::shots::{self, ShotArgs};
+use crate::shots::{Examples, ShotArgs};
 use crate::table;
 use crate::written::Written;
 use ocelli_data::text::Tokenizer;
 use ocelli_models::Work;
 use ocelli_models::generate::{Flow, Settings};
-use ocelli_models::systems::talker::{Shot, Talker, write_after};
+use ocelli_models::systems::talker::write_after;
 use ocelli_models::systems::writer::{Request, Writer};
 use ocelli_tensor::{Tensor, no_grad};
 use serde::Serialize;
@@ -39,12 +39,6 @@ pub(crate) struct Texts<'a> {
 /// Tokens of an answer, where nothing is said, and of what is asked, for the need of memory.
 const USUAL_TOKENS: usize = 512;
 const WORDS: usize = 64;
-
-/// Examples before what is asked, and who reads them.
-struct Examples<'a> {
-    talker: &'a dyn Talker,
-    shots: Vec<Shot>,
-}
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -74,11 +68,12 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
     let processor = source.processor()?;
     let (beams, new) = asked.sampling.extent(USUAL_TOKENS);
     let pictures_at_once = asked.pictures.work();
+    let shots = asked.shots.shown(&examples);
     let work = Work {
         texts: beams * pictures_at_once.pictures,
-        read: WORDS * (1 + examples.len()),
+        read: WORDS * (1 + shots),
         written: new,
-        pictures: pictures_at_once.pictures * (1 + examples.len()) * asked.films.most(),
+        pictures: pictures_at_once.pictures * (1 + shots) * asked.films.most(),
     };
     let mut pictures = Pictures::start_films(asked.pictures, asked.films, processor.clone())?;
     let session = source.open(global, work)?;
@@ -90,8 +85,8 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
     let shown = match session.opened.model.talker() {
         _ if examples.is_empty() => None,
         Some(talker) => {
-            let shots = shots::seen(examples, asked.films, &processor, talker)?;
-            Some(Examples { talker, shots })
+            let nearest = asked.shots.find_nearest(global, &examples)?;
+            Some(Examples::new(examples, nearest, (talker, asked.films, &processor))?)
         }
         None => {
             let needs = "a model that reads several pictures, such as a Flamingo or a LLaVA";
@@ -115,7 +110,10 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
     while let Some(batch) = pictures.next_batch()? {
         let texts = match &batch.pixels {
             Some(pixels) => {
-                of_batch(asked, (writer, shown.as_ref()), &tokenizer, &settings, pixels)?
+                let read = batch.pictures.iter().filter(|picture| picture.error.is_none());
+                let read: Vec<&Path> = read.map(|picture| Path::new(&picture.name)).collect();
+                let about = (&read[..], pixels);
+                of_batch(asked, (writer, shown.as_ref()), &tokenizer, &settings, about)?
             }
             None => Vec::new(),
         };
@@ -158,8 +156,9 @@ fn of_batch(
     (writer, examples): (&dyn Writer, Option<&Examples>),
     tokenizer: &Tokenizer,
     settings: &Settings,
-    pixels: &Tensor,
+    (pictures, pixels): (&[&Path], &Tensor),
 ) -> Result<Vec<String>, Failure> {
+    let shots = examples.map(|examples| examples.before(pictures)).transpose()?;
     let stops = [&asked.sampling.stop[..], &writer.stops()].concat();
     let mut written: Vec<Written> =
         (0..pixels.shape()[0]).map(|_| Written::new(tokenizer, &stops)).collect();
@@ -169,12 +168,12 @@ fn of_batch(
             let ends = written[picture].is_over() || interrupt::asked();
             if ends { Flow::Stop } else { Flow::Continue }
         };
-        match examples {
-            Some(Examples { talker, shots }) => {
+        match (examples, shots) {
+            (Some(examples), Some(shots)) => {
                 let about = (pixels, &asked.request);
-                write_after(*talker, shots, about, tokenizer, settings, on_token)
+                write_after(examples.talker(), &shots, about, tokenizer, settings, on_token)
             }
-            None => writer.write(pixels, &asked.request, tokenizer, settings, on_token),
+            _ => writer.write(pixels, &asked.request, tokenizer, settings, on_token),
         }
     })?;
     let text = |mut written: Written| {

@@ -104,3 +104,60 @@ fn questions_behind_examples_are_answered_the_same_together_and_alone() {
     let spelled = shown.concat() + three;
     assert_eq!(few, behind(model, &spelled, &PICTURES, &[]));
 }
+
+/// The vectors of pictures, as another command tells them.
+fn vectors(images: &[&str], model: &[&str]) -> Vec<Vec<f64>> {
+    let lines = ocelli(&[&["embed"][..], model, images].concat(), "");
+    let vector = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+    };
+    lines.lines().map(vector).collect()
+}
+
+#[test]
+fn the_nearest_examples_are_shown_the_nearest_last() {
+    let folder = small_flamingo(0);
+    let model = folder.path();
+    let [all, few] = ["all.json", "few.json"].map(|name| Path::new(model).join(name));
+    let pool = &PICTURES[..5];
+    std::fs::write(&all, examples(pool).to_string()).unwrap();
+    let asked = ["vqa", "-m", model, "-q", "What is it?", "-n", "8", "--jsonl"];
+    for by in [&[][..], &["--by", "testdata/golden/clip/hf_vit"]] {
+        let own = by.last().map_or(vec![], |model| vec!["-m", *model]);
+        let pool_vectors = vectors(pool, &own);
+        let (mut said, mut orders) = (Vec::new(), Vec::new());
+        for query in &PICTURES[5..] {
+            let query_vector = vectors(&[query], &own).remove(0);
+            let cosine = |i: &usize| -> f64 {
+                pool_vectors[*i].iter().zip(&query_vector).map(|(a, b)| a * b).sum()
+            };
+            let mut order: Vec<usize> = (0..pool.len()).collect();
+            order.sort_by(|a, b| cosine(a).total_cmp(&cosine(b)));
+            for count in [2, 5] {
+                let shown: Vec<&str> =
+                    order[pool.len() - count..].iter().map(|i| pool[*i]).collect();
+                std::fs::write(&few, examples(&shown).to_string()).unwrap();
+                let spelled = ["--shots", few.to_str().unwrap(), query];
+                let spelled = ocelli(&[&asked[..], &spelled].concat(), "");
+                // More than there are is all of them.
+                let k = if count == 5 { "9" } else { "2" };
+                let found = ["--shots", all.to_str().unwrap(), "--nearest", k, query];
+                assert_eq!(ocelli(&[&asked[..], &found, by].concat(), ""), spelled, "{query}");
+                if count == 2 {
+                    said.push(spelled);
+                }
+            }
+            orders.push(order);
+        }
+        // Each picture of a batch has its own examples, and so has the last picture of a prompt.
+        let found = ["--shots", all.to_str().unwrap(), "--nearest", "2"];
+        let both = [&asked[..], &found, by, &PICTURES[5..]].concat();
+        assert_eq!(ocelli(&both, ""), said.concat());
+        let shown: Vec<&str> = orders[1][pool.len() - 2..].iter().map(|i| pool[*i]).collect();
+        std::fs::write(&few, examples(&shown).to_string()).unwrap();
+        let question = "<image>What is it?";
+        let spelled = behind(model, question, &[FOX], &["--shots", few.to_str().unwrap()]);
+        assert_eq!(behind(model, question, &[FOX], &[&found[..], by].concat()), spelled);
+    }
+}

@@ -99,7 +99,19 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             "--draw draws one answer on its picture; give one -i and --image",
         ));
     }
-    let examples = args.shots.read()?;
+    let mut examples = args.shots.read()?;
+    match given.last() {
+        None if args.shots.nearest.is_some() => {
+            let what = "--nearest: there is no picture to be near to; give one by --image";
+            return Err(Failure::usage(what));
+        }
+        Some(picture) => {
+            if let Some(nearest) = args.shots.find_nearest(global, &examples)? {
+                examples = shots::picked(examples, &nearest.to(picture)?);
+            }
+        }
+        None => {}
+    }
     let source = session::find(global, &args.model)?;
     let usual = Settings::greedy(USUAL_TOKENS, &source.end_tokens()?);
     let mut settings = args.sampling.settings(&usual)?;
@@ -120,7 +132,9 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     args.films.check(&session)?;
     let (mut seen, mut frame) = (Vec::new(), None);
     if let Some(processor) = &processor {
-        seen.extend(shots::pixels(&examples, args.films, processor)?.into_iter().flatten());
+        for example in &examples {
+            seen.extend(example.pixels(args.films, processor)?);
+        }
         for path in &given {
             let (pixels, of) = pictures::one(path, args.films, processor)?;
             seen.push(pixels);

@@ -226,25 +226,29 @@ pub struct Shot {
     pub answer: String,
 }
 
-/// [`Writer::write`] behind examples.
+/// [`Writer::write`] behind examples, a list for each picture; those without one have none.
 ///
 /// # Errors
 /// As there.
 pub fn write_after(
     talker: &dyn Talker,
-    shots: &[Shot],
+    shots: &[Vec<Shot>],
     (pixels, request): (&Tensor, &Request),
     tokenizer: &Tokenizer,
     settings: &Settings,
     on_token: &mut dyn FnMut(usize, u32) -> Flow,
 ) -> Result<Vec<Answer>> {
     let language = talker.language();
-    let ids = talker.ids(tokenizer, &asked(talker, shots, request));
-    let examples: Vec<Tensor> = shots.iter().filter_map(|shot| shot.picture.clone()).collect();
+    let one = |(i, picture): (usize, Tensor)| {
+        let shots = shots.get(i).map_or(&[][..], Vec::as_slice);
+        let ids = talker.ids(tokenizer, &asked(talker, shots, request));
+        let examples = shots.iter().filter_map(|shot| shot.picture.clone());
+        let pictures: Vec<Tensor> = examples.chain([picture]).collect();
+        prompt(language, &ids, &pictures)
+    };
     no_grad(|| {
-        let one = |picture| prompt(language, &ids, &[&examples[..], &[picture]].concat());
-        let prompts: Vec<Prompt> =
-            talker.pictures(pixels)?.into_iter().map(one).collect::<Result<_>>()?;
+        let pictures = talker.pictures(pixels)?.into_iter().enumerate();
+        let prompts: Vec<Prompt> = pictures.map(one).collect::<Result<_>>()?;
         let mut cache = language.new_cache(prompts.len());
         generate(language, &prompts, &mut cache, settings, on_token)
     })
