@@ -83,6 +83,31 @@ pub(crate) unsafe fn apply<V: Vector>(activation: Activation, x: V) -> V {
     }
 }
 
+/// The GELU within 1e-4: for what is rounded to a byte afterwards.
+///
+/// x (1/2 + u P(u²)) with u = x clamped to ±4.25, where u P(u²) is 1/2.
+#[inline(always)]
+pub(crate) unsafe fn near_gelu<V: Vector>(x: V) -> V {
+    // SAFETY: the contract of `Vector`.
+    unsafe {
+        let u = x.max(V::splat(-4.25)).min(V::splat(4.25));
+        let s = u.mul(u);
+        let mut p = V::splat(-8.460_429_6e-10);
+        for c in [
+            7.570_852e-8,
+            -2.938_809_3e-6,
+            6.552_721e-5,
+            -9.404_485e-4,
+            9.257_826e-3,
+            -6.545_35e-2,
+            0.398_420_04,
+        ] {
+            p = p.fma(s, V::splat(c));
+        }
+        x.mul(u.fma(p, V::splat(0.5)))
+    }
+}
+
 /// The derivative at `x`.
 #[inline(always)]
 unsafe fn derivative<V: Vector>(activation: Activation, x: V) -> V {
@@ -218,6 +243,28 @@ mod tests {
                     (got - slope * f64::from(g[i])).abs() < 3e-6,
                     "{activation:?}' at {at}: {got}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn the_near_gelu_is_near() {
+        #[inline(always)]
+        unsafe fn all<V: Vector>(x: &[f32], y: &mut [f32]) {
+            for (x, y) in x.chunks(V::LANES).zip(y.chunks_mut(V::LANES)) {
+                // SAFETY: whole vectors.
+                unsafe { near_gelu(V::load(x.as_ptr())).store(y.as_mut_ptr()) }
+            }
+        }
+        let x: Vec<f32> = (-8000..8000).map(|i| i as f32 / 500.0).collect();
+        for &isa in Isa::available() {
+            let mut y = vec![0.0; x.len()];
+            let (xs, ys) = (&x[..], &mut y[..]);
+            // SAFETY: the instruction set is there.
+            unsafe { dispatch!(isa, all(xs: &[f32], ys: &mut [f32])) }
+            for (x, y) in x.iter().zip(&y) {
+                let want = reference::apply(Activation::Gelu, f64::from(*x));
+                assert!((f64::from(*y) - want).abs() < 1e-4, "{isa:?} {x}: {y} {want}");
             }
         }
     }

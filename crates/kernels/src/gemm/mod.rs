@@ -15,7 +15,7 @@ mod tile;
 pub(crate) use pack::{pack_row_major, pack_transposed};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tile::finish_rows;
-pub(crate) use tile::{Dealing, Next, Panel, Tail, deal, finish, panel_fn, panel_width};
+pub(crate) use tile::{Dealing, Next, Panel, Tail, deal, finish, finish_as, panel_fn, panel_width};
 
 use crate::activation::Activation;
 use crate::buffer::Buffer;

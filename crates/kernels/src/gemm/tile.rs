@@ -1,7 +1,7 @@
 //! The tile: a few rows of the left operand times one panel of the right one.
 
 use super::Epilogue;
-use crate::activation::{Activation, apply};
+use crate::activation::{Activation, apply, near_gelu};
 use crate::pool::Shared;
 use crate::simd::{Isa, Vector, dispatch, load_up_to, store_up_to};
 
@@ -401,6 +401,19 @@ pub(crate) unsafe fn finish<V: Vector>(
     vectors: usize,
     tile: *const f32,
 ) {
+    // SAFETY: by the caller.
+    unsafe { finish_as::<V, false>(p, row, rows, vectors, tile) }
+}
+
+/// The same; `NEAR` takes a GELU that is as exact as a product of bytes deserves.
+#[inline(always)]
+pub(crate) unsafe fn finish_as<V: Vector, const NEAR: bool>(
+    p: &Panel,
+    row: usize,
+    rows: usize,
+    vectors: usize,
+    tile: *const f32,
+) {
     let tail = &p.tail;
     // SAFETY: by the caller.
     unsafe {
@@ -424,7 +437,11 @@ pub(crate) unsafe fn finish<V: Vector>(
                 if !tail.pre.is_null() {
                     store_up_to(x, tail.pre.add(at + col), n);
                 }
-                x = apply(tail.activation, x);
+                x = if NEAR && tail.activation == Activation::Gelu {
+                    near_gelu(x)
+                } else {
+                    apply(tail.activation, x)
+                };
                 if !tail.residual.is_null() {
                     x = x.add(load_up_to(tail.residual.add(at + col), n));
                 }

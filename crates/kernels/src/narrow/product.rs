@@ -2,8 +2,7 @@
 
 use super::rows::{Form, Rows};
 use super::{Narrow, PackedNarrow};
-use crate::buffer::Buffer;
-use crate::gemm::{Dealing, Epilogue, Lhs, Panel, Tail, deal, finish, panel_width};
+use crate::gemm::{Dealing, Epilogue, Lhs, Panel, Tail, deal, finish_as, panel_width};
 use crate::pool::{Shared, parallel_for, threads};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
@@ -11,8 +10,10 @@ use crate::simd::{Isa, Portable, Vector};
 
 /// Values of a row of sums.
 const WIDTH: usize = 64;
+/// Rows of a tile at most.
+const MOST: usize = 6;
 /// The most rows that panels pass over.
-const ROWS: usize = 256;
+const ROWS: usize = 384;
 /// Words that memory is asked for ahead of where a panel is read.
 const AHEAD: usize = 1024;
 
@@ -196,7 +197,7 @@ type Sized = unsafe fn(&Rows, usize, &PackedNarrow, usize, *mut f32);
 /// The rows of `panel`, which begin with row `first`, times panel `p`.
 unsafe fn run(isa: Isa, rows: &Rows, first: usize, rhs: &PackedNarrow, p: usize, panel: &Panel) {
     macro_rules! compiled {
-        ($($features:literal)?, $vector:ty, $dot:ty, $vectors:literal) => {{
+        ($($features:literal)?, $vector:ty, $dot:ty, $vectors:literal, $near:literal) => {{
             #[inline(never)]
             $(#[target_feature(enable = $features)])?
             unsafe fn sized<const R: usize>(
@@ -211,10 +212,10 @@ unsafe fn run(isa: Isa, rows: &Rows, first: usize, rhs: &PackedNarrow, p: usize,
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn call(r: &Rows, row: usize, b: &PackedNarrow, p: usize, to: &Panel) {
-                const SIZES: [Sized; 6] =
+                const SIZES: [Sized; MOST] =
                     [sized::<1>, sized::<2>, sized::<3>, sized::<4>, sized::<5>, sized::<6>];
                 // SAFETY: as above.
-                unsafe { tiles::<$vector>(&SIZES, r, row, b, p, to) }
+                unsafe { tiles::<$vector, $near>(&SIZES, r, row, b, p, to) }
             }
             // SAFETY: by the caller.
             unsafe { call(rows, first, rhs, p, panel) }
@@ -223,46 +224,59 @@ unsafe fn run(isa: Isa, rows: &Rows, first: usize, rhs: &PackedNarrow, p: usize,
     match (isa, rhs.form) {
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx | Isa::Avx512, Form::Bytes) => {
-            compiled!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma", Avx512, Bytes, 4);
+            compiled!(
+                "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma",
+                Avx512,
+                Bytes,
+                4,
+                true
+            );
         }
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx | Isa::Avx512, Form::Pairs) => {
-            compiled!("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma", Avx512, Pairs, 4);
+            compiled!(
+                "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma",
+                Avx512,
+                Pairs,
+                4,
+                false
+            );
         }
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx | Isa::Avx512, Form::F32) => {
-            compiled!("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma", Avx512, Halves, 4);
+            compiled!("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma", Avx512, Halves, 4, false);
         }
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Form::Bytes) => compiled!("avx2,fma", Avx2, Bytes, 2),
+        (Isa::Avx2, Form::Bytes) => compiled!("avx2,fma", Avx2, Bytes, 2, true),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) => compiled!("avx2,fma", Avx2, Halves, 2),
-        (_, Form::Bytes) => compiled!(, Portable, Bytes, 2),
-        (_, _) => compiled!(, Portable, Halves, 2),
+        (Isa::Avx2, _) => compiled!("avx2,fma", Avx2, Halves, 2, false),
+        (_, Form::Bytes) => compiled!(, Portable, Bytes, 2, true),
+        (_, _) => compiled!(, Portable, Halves, 2, false),
     }
 }
 
 #[inline(always)]
-unsafe fn tiles<V: Vector>(
-    sizes: &[Sized; 6],
+unsafe fn tiles<V: Vector, const NEAR: bool>(
+    sizes: &[Sized; MOST],
     rows: &Rows,
     first: usize,
     rhs: &PackedNarrow,
     p: usize,
     panel: &Panel,
 ) {
-    let mut sums = Buffer::<f32>::uninit(panel.rows * WIDTH);
+    // A tile is finished while its sums are in the first-level cache.
+    let mut sums = std::mem::MaybeUninit::<[f32; MOST * WIDTH]>::uninit();
+    let vectors = panel.cols.div_ceil(V::LANES);
     let Dealing { tiles, base, more } = deal(panel.rows, V::TILE_ROWS);
     let mut row = 0;
     // SAFETY: by the caller.
     unsafe {
         for t in 0..tiles {
             let count = base + usize::from(t < more);
-            let to = sums.as_mut_ptr().add(row * WIDTH);
-            sizes[count - 1](rows, first + row, rhs, p, to);
+            sizes[count - 1](rows, first + row, rhs, p, sums.as_mut_ptr().cast());
+            finish_as::<V, NEAR>(panel, row, count, vectors, sums.as_ptr().cast());
             row += count;
         }
-        finish::<V>(panel, 0, panel.rows, panel.cols.div_ceil(V::LANES), sums.as_ptr());
     }
 }
 

@@ -197,23 +197,17 @@ unsafe fn write<V: Vector>(form: Form, values: &[f32], to: &mut [i32], scale: &m
         Form::Bytes => {
             *scale = self::scale(values);
             let inverse = inverse(*scale);
-            let four = |x: &[f32; 4]| {
-                // Below 127.5 in size, so the lowest byte of the number with 2^23 added is its code.
-                let code = |x: f32| {
-                    let x = if x.is_finite() { x * inverse } else { 0.0 };
-                    ((x + 12_582_912.0 + 128.0).to_bits() & 0xff).cast_signed()
-                };
-                code(x[0]) | code(x[1]) << 8 | code(x[2]) << 16 | code(x[3]) << 24
+            // SAFETY: words are four bytes each, and there are enough for the values.
+            let bytes = unsafe {
+                std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), 4 * to.len())
             };
-            let (fours, rest) = values.as_chunks::<4>();
-            for (to, x) in to.iter_mut().zip(fours) {
-                *to = four(x);
+            for (to, x) in bytes.iter_mut().zip(values) {
+                // Below 127.5 in size, so the lowest byte of the number with 2^23 added is its code.
+                let x = if x.is_finite() { x * inverse } else { 0.0 };
+                *to = (x + 12_582_912.0 + 128.0).to_bits() as u8;
             }
-            if let (false, Some(to)) = (rest.is_empty(), to.last_mut()) {
-                let mut x = [0.0; 4];
-                x[..rest.len()].copy_from_slice(rest);
-                *to = four(&x);
-            }
+            // What is missing counts as 0, in bytes that are 128 higher.
+            bytes[values.len()..].fill(128);
         }
     }
 }

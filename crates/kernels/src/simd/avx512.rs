@@ -138,6 +138,18 @@ impl Vector for Avx512 {
         Self(unsafe { _mm512_div_ps(self.0, o.0) })
     }
     #[inline(always)]
+    unsafe fn ratio(self, o: Self) -> Self {
+        // An inverse of 14 bits, made better twice, takes a fourth of the time of a division.
+        unsafe {
+            let rough = _mm512_rcp14_ps(o.0);
+            let off = _mm512_fnmadd_ps(o.0, rough, _mm512_set1_ps(1.0));
+            let inverse = _mm512_fmadd_ps(rough, off, rough);
+            let ratio = _mm512_mul_ps(self.0, inverse);
+            let rest = _mm512_fnmadd_ps(o.0, ratio, self.0);
+            Self(_mm512_fmadd_ps(rest, inverse, ratio))
+        }
+    }
+    #[inline(always)]
     unsafe fn fma(self, b: Self, c: Self) -> Self {
         Self(unsafe { _mm512_fmadd_ps(self.0, b.0, c.0) })
     }

@@ -31,7 +31,7 @@ pub(crate) unsafe fn sigmoid<V: Vector>(x: V) -> V {
     // SAFETY: the contract of `Vector`.
     unsafe {
         let one = V::splat(1.0);
-        one.div(one.add(exp(V::splat(0.0).sub(x))))
+        one.ratio(one.add(exp(V::splat(0.0).sub(x))))
     }
 }
 
@@ -43,7 +43,7 @@ pub(crate) unsafe fn tanh<V: Vector>(x: V) -> V {
         let x = x.max(V::splat(-10.0)).min(V::splat(10.0));
         let one = V::splat(1.0);
         let e = exp(x.add(x));
-        one.sub(V::splat(2.0).div(e.add(one)))
+        one.sub(V::splat(2.0).ratio(e.add(one)))
     }
 }
 
@@ -69,7 +69,7 @@ pub(crate) unsafe fn erf<V: Vector>(x: V) -> V {
         for c in [-2.133_740_6e-4, -1.682_827e-3, -7.373_329_2e-3, -1.426_473_9e-2] {
             q = q.fma(s, V::splat(c));
         }
-        x.mul(p).div(q)
+        x.mul(p).ratio(q)
     }
 }
 

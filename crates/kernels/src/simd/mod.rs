@@ -84,6 +84,12 @@ pub trait Vector: Copy {
     unsafe fn mul(self, o: Self) -> Self;
     /// `self / o`.
     unsafe fn div(self, o: Self) -> Self;
+    /// `self / o` to about the last place; `o` and its inverse are normal numbers.
+    #[inline(always)]
+    unsafe fn ratio(self, o: Self) -> Self {
+        // SAFETY: by the caller.
+        unsafe { self.div(o) }
+    }
     /// `self * b + c`.
     unsafe fn fma(self, b: Self, c: Self) -> Self;
     /// The larger of the two; `o` where `self` is not a number.
