@@ -12,6 +12,7 @@ mod global;
 mod inputs;
 mod interrupt;
 mod labels;
+mod markdown;
 mod memory;
 mod nearest;
 mod output;
@@ -60,6 +61,7 @@ enum Command {
     Match(commands::match_texts::Args),
     Caption(commands::caption::Args),
     Vqa(commands::vqa::Args),
+    Compose(commands::compose::Args),
     Generate(commands::generate::Args),
     Run(commands::run::Args),
     Preprocess(commands::preprocess::Args),
@@ -102,6 +104,7 @@ fn main() -> ExitCode {
         Command::Match(args) => commands::match_texts::run(&global, &args),
         Command::Caption(args) => commands::caption::run(&global, &args),
         Command::Vqa(args) => commands::vqa::run(&global, &args),
+        Command::Compose(args) => commands::compose::run(&global, &args),
         Command::Generate(args) => commands::generate::run(&global, &args),
         Command::Run(args) => commands::run::run(&global, &args),
         Command::Preprocess(args) => commands::preprocess::run(&global, &args),

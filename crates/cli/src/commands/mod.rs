@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod caption;
 pub(crate) mod classify;
 pub(crate) mod completions;
+pub(crate) mod compose;
 pub(crate) mod doctor;
 pub(crate) mod embed;
 pub(crate) mod generate;

@@ -7,6 +7,7 @@ pub mod blip2_pretraining;
 pub mod blip2_writing;
 pub mod blip_pretraining;
 pub mod clip;
+pub mod composition;
 pub mod flamingo;
 pub mod lit;
 pub mod llava;
