@@ -1,4 +1,4 @@
-//! Boxes of a MiniGPT-v2 that always gives the same answer: as pixels in JSON, and drawn.
+//! Boxes of a MiniGPT-v2 and a Qwen-VL that always give the same answer: as pixels in JSON, and drawn.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use ocelli_data::image::{Limits, RgbImage, open};
@@ -10,7 +10,8 @@ use std::process::{Command, Output, Stdio};
 
 const ANSWER: &str = "<p>a cup</p> {<10><20><60><90>}<delim>{<0><0><100><100>} and {<50><50><10><60>} \
                       {<7><7><300><9>} {<1><2><3>} <p>a spoon</p> {<80><40><95";
-/// Of 301 x 200 pixels; the tower sees it squeezed to a square.
+const DOG: &str = "<ref>the dog</ref><box>(100,200),(500,600)</box>";
+/// Of 301 x 200 pixels; the towers see it squeezed to a square.
 const CUP: &str = "testdata/preprocess/images/coffee_301x200.jpg";
 
 fn root() -> PathBuf {
@@ -47,24 +48,50 @@ impl Drop for Folder {
     }
 }
 
-/// The tiny MiniGPT-v2 of the golden files, with a language model whose blocks add nothing: behind
-/// every token comes token 3, which is the answer, and behind that the end.
-fn model(folder: &Folder) -> String {
-    let golden = root().join("testdata/golden/minigpt4/v2_conversation");
+/// A tiny model of the golden files and what its tensors are called.
+struct Tiny {
+    case: &'static str,
+    words: &'static str,
+    /// Vocabulary and width.
+    sizes: [usize; 2],
+    /// What attention and perceptron end with.
+    last: [&'static str; 2],
+    answer: &'static str,
+}
+
+const MINIGPT: Tiny = Tiny {
+    case: "minigpt4/v2_conversation",
+    words: "embed_tokens.weight",
+    sizes: [48, 32],
+    last: ["o_proj.weight", "down_proj.weight"],
+    answer: ANSWER,
+};
+const QWEN: Tiny = Tiny {
+    case: "qwen_vl/long_context",
+    words: "wte.weight",
+    sizes: [134, 128],
+    last: ["attn.c_proj.weight", "mlp.c_proj.weight"],
+    answer: DOG,
+};
+
+/// The tiny model with a language model whose blocks add nothing: behind every token comes token 3,
+/// which is the answer, and behind that the end.
+fn model(folder: &Folder, tiny: &Tiny) -> String {
+    let golden = root().join("testdata/golden").join(tiny.case);
     let dir = folder.0.join("model");
     fs::create_dir_all(&dir).unwrap();
     fs::copy(golden.join("config.json"), dir.join("config.json")).unwrap();
     let mut bytes = fs::read(golden.join("model.safetensors")).unwrap();
     let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: Map<String, Value> = serde_json::from_slice(&bytes[8..start]).unwrap();
-    let width = 32;
+    let [vocab, width] = tiny.sizes;
     for (name, tensor) in &header {
         let at = |i: usize| start + tensor["data_offsets"][i].as_u64().unwrap() as usize;
-        let ones: Vec<usize> = if name.ends_with("embed_tokens.weight") {
-            (0..48).map(|id| id * width + usize::from(id == 3)).collect()
+        let ones: Vec<usize> = if name.ends_with(tiny.words) {
+            (0..vocab).map(|id| id * width + usize::from(id == 3)).collect()
         } else if name.ends_with("lm_head.weight") {
             vec![3 * width, 2 * width + 1]
-        } else if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") {
+        } else if tiny.last.iter().any(|last| name.ends_with(last)) {
             Vec::new()
         } else {
             continue;
@@ -79,7 +106,7 @@ fn model(folder: &Folder) -> String {
         json!({ "id": id, "content": content, "special": special, "single_word": false,
             "lstrip": false, "rstrip": false, "normalized": false })
     };
-    let tokens = [token(1, "<s>", true), token(2, "</s>", true), token(3, ANSWER, false)];
+    let tokens = [token(1, "<s>", true), token(2, "</s>", true), token(3, tiny.answer, false)];
     let vocab = json!({ "<unk>": 0, "<s>": 1, "</s>": 2 });
     let model = json!({ "type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": [] });
     let tokenizer = json!({ "added_tokens": tokens, "model": model });
@@ -108,18 +135,27 @@ fn check_errors(text: &str) {
 }
 
 /// The frame of the cup is there, and what is inside of it and of the whole picture is as it was.
-fn check_drawn(file: &str) {
+fn check_cup(file: &str) {
+    check_drawn(
+        file,
+        &[(30, 100), (180, 100), (100, 179), (0, 100), (300, 199)],
+        &[(29, 100), (31, 100), (179, 100), (181, 100), (100, 178), (100, 180), (299, 198)],
+    );
+}
+
+/// Places of a frame have its colour, which the picture has not, and others are as they were.
+fn check_drawn(file: &str, frame: &[(usize, usize)], others: &[(usize, usize)]) {
     let [drawn, before]: [RgbImage; 2] = [file.to_owned(), root().join(CUP).display().to_string()]
         .map(|path| open(Path::new(&path), &Limits::default()).unwrap().to_rgb());
     let at = |picture: &RgbImage, x: usize, y: usize| -> [u8; 3] {
         picture.bytes()[3 * (y * 301 + x)..][..3].try_into().unwrap()
     };
-    let frame = at(&drawn, 30, 100);
-    for (x, y) in [(180, 100), (100, 179), (0, 100), (300, 199)] {
-        assert_eq!(at(&drawn, x, y), frame, "{x}, {y}");
+    let colour = at(&drawn, frame[0].0, frame[0].1);
+    for &(x, y) in frame {
+        assert_eq!(at(&drawn, x, y), colour, "{x}, {y}");
+        assert_ne!(at(&before, x, y), colour, "{x}, {y}");
     }
-    for (x, y) in [(29, 100), (31, 100), (179, 100), (181, 100), (100, 178), (100, 180), (299, 198)]
-    {
+    for &(x, y) in others {
         assert_eq!(at(&drawn, x, y), at(&before, x, y), "{x}, {y}");
     }
 }
@@ -127,7 +163,7 @@ fn check_drawn(file: &str) {
 #[test]
 fn answers_carry_boxes_in_pixels_of_the_file() {
     let folder = Folder::new("boxes-json");
-    let model = model(&folder);
+    let model = model(&folder, &MINIGPT);
     let png = folder.file("out.png");
     let commands: [&[&str]; 3] = [
         &["vqa", "-m", &model, "-q", "[refer] the cup", "--jsonl", "--draw", &png, CUP],
@@ -155,7 +191,7 @@ fn answers_carry_boxes_in_pixels_of_the_file() {
         let said = String::from_utf8(output.stderr).unwrap();
         check_errors(&said);
         assert!(said.contains("2 boxes on"), "{said}");
-        check_drawn(&png);
+        check_cup(&png);
         fs::remove_file(&png).unwrap();
     }
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "only the model is left");
@@ -164,7 +200,7 @@ fn answers_carry_boxes_in_pixels_of_the_file() {
 #[test]
 fn a_chat_draws_the_boxes_of_its_last_answer() {
     let folder = Folder::new("boxes-chat");
-    let model = model(&folder);
+    let model = model(&folder, &MINIGPT);
     let (png, nowhere) = (folder.file("out.png"), folder.file("none/out.png"));
     let chat = ["run", "-m", &model, "--temperature", "0", "--draw"];
     let output =
@@ -172,13 +208,40 @@ fn a_chat_draws_the_boxes_of_its_last_answer() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), ANSWER);
     check_errors(&String::from_utf8(output.stderr).unwrap());
-    check_drawn(&png);
+    check_cup(&png);
     let output = ocelli(&[&chat[..], &[&nowhere, "-i", "[refer] it", "--image", CUP]].concat(), "");
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains("choose another place"));
     // Without a picture there is nothing to draw on.
     let output = ocelli(&[&chat[..], &[&png]].concat(), "Hello\n");
     assert!(output.status.success(), "{output:?}");
+}
+
+/// Thousandths of the sides, whatever the tower saw.
+#[test]
+fn boxes_of_qwen_vl_are_read_and_drawn() {
+    let folder = Folder::new("boxes-qwen");
+    let model = model(&folder, &QWEN);
+    let png = folder.file("out.png");
+    let commands: [&[&str]; 2] = [
+        &["vqa", "-m", &model, "-q", "Where is the dog?", "--jsonl", "--draw", &png, CUP],
+        &["generate", "-m", &model, "-i", "dog", "--json", "--draw", &png, "--image", CUP],
+    ];
+    for command in commands {
+        let output = ocelli(command, "");
+        assert!(output.status.success(), "{output:?}");
+        let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(line["text"], DOG);
+        let dog = json!([{ "label": "the dog", "pixels": [30.1, 40.0, 150.5, 120.0] }]);
+        assert_eq!(line["boxes"], dog, "{command:?}");
+        assert!(line.get("box_errors").is_none(), "{line}");
+        check_drawn(
+            &png,
+            &[(30, 100), (150, 100), (100, 40), (100, 119)],
+            &[(29, 100), (31, 100), (149, 100), (151, 100), (100, 41), (100, 118), (100, 120)],
+        );
+        fs::remove_file(&png).unwrap();
+    }
 }
 
 #[test]
