@@ -14,7 +14,7 @@ use ocelli_models::vision::vit::{Vit, VitConfig};
 use ocelli_nn::Builder;
 
 /// All of them, as the papers and OpenAI's code spell them.
-pub(crate) const NAMES: [&str; 36] = [
+pub(crate) const NAMES: [&str; 37] = [
     "vit-ti16",
     "vit-s32",
     "vit-s16",
@@ -45,6 +45,7 @@ pub(crate) const NAMES: [&str; 36] = [
     "flamingo-3b",
     "flamingo-9b",
     "flamingo-80b",
+    "openflamingo-3b",
     "openflamingo-4b",
     "openflamingo-9b",
     "mplug-owl-7b",

@@ -32,7 +32,7 @@ const VOCAB: usize = 40;
 const PLACE: u32 = 39;
 const WIDTH: usize = 24;
 
-fn languages() -> [LanguageConfig; 4] {
+fn languages() -> [LanguageConfig; 5] {
     let (vocab, context_length, width, depth, mlp_dim) = (VOCAB, 60, WIDTH, 3, 32);
     let neox = GptNeoxConfig::variant("pythia-70m").unwrap();
     let llama = LlamaConfig::variant("7b").unwrap();
@@ -78,6 +78,15 @@ fn languages() -> [LanguageConfig; 4] {
             heads: 3,
             mlp_dim,
             ..MptConfig::variant("7b").unwrap()
+        }),
+        LanguageConfig::MosaicGpt(MptConfig {
+            vocab,
+            context_length,
+            width,
+            depth,
+            heads: 4,
+            mlp_dim,
+            ..MptConfig::variant("1b").unwrap()
         }),
     ]
 }
@@ -172,7 +181,7 @@ fn run(model: &Flamingo, prompts: &[Prompt], strategy: &Strategy) -> Vec<Answer>
 fn a_batch_of_ragged_documents_equals_its_rows_alone() {
     let early_stopping = EarlyStopping::Heuristic;
     let beams = Strategy::Beam(Beams { width: 3, length_penalty: 1.0, early_stopping });
-    for (text, looks_back) in languages().into_iter().zip([false, true, false, true]) {
+    for (text, looks_back) in languages().into_iter().zip([false, true, false, true, false]) {
         let model = flamingo(text, looks_back);
         let prompts = prompts(&model);
         for strategy in [Strategy::Greedy, beams.clone()] {
@@ -210,7 +219,7 @@ fn the_logits_of_a_row_do_not_depend_on_the_others() {
 
 #[test]
 fn steps_equal_the_whole_pass_and_pictures_make_a_difference() {
-    for (text, looks_back) in languages().into_iter().zip([false, true, true, false]) {
+    for (text, looks_back) in languages().into_iter().zip([false, true, true, false, true]) {
         let model = flamingo(text, looks_back);
         no_grad(|| {
             let pixels = pixels(2, 3);
@@ -416,8 +425,14 @@ fn write(file: &Path, tensors: &Tensors) {
 /// in the layouts that they have alone.
 #[test]
 fn what_was_trained_beside_the_frozen_parts_is_the_whole() {
+    for kind in ["mpt", "mosaic_gpt"] {
+        parts_are_the_whole(kind);
+    }
+}
+
+fn parts_are_the_whole(kind: &str) {
     let stored = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../testdata/golden/flamingo/openflamingo_mpt");
+        .join(format!("../../testdata/golden/flamingo/openflamingo_{kind}"));
     let dir = tempfile::tempdir().unwrap();
     let whole = Checkpoint::open(&stored).unwrap();
     let (mut trained, mut tower, mut language) = (Tensors::new(), Tensors::new(), Tensors::new());
@@ -458,7 +473,7 @@ fn what_was_trained_beside_the_frozen_parts_is_the_whole() {
     assert!(error.contains("frozen language model"), "{error}");
     write(&dir.path().join("language/model.safetensors"), &language);
     let mut text = config["lm_config"].clone();
-    text["model_type"] = "mpt".into();
+    text["model_type"] = kind.into();
     text["vocab_size"] = 57.into();
     std::fs::write(dir.path().join("language/config.json"), text.to_string()).unwrap();
     let parts = open().unwrap();
@@ -470,4 +485,31 @@ fn what_was_trained_beside_the_frozen_parts_is_the_whole() {
     }
     let from: Vec<&str> = parts.sources.iter().map(|source| source.part).collect();
     assert_eq!(from, ["vision", "language", "resampler", "gated"]);
+}
+
+/// What no published `MosaicGPT` has changes its results, so it is not read over.
+#[test]
+fn a_mosaic_gpt_that_none_published_is_refused() {
+    let stored = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../testdata/golden/flamingo/openflamingo_mosaic_gpt");
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(stored.join("config.json")).unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let weights = "model.safetensors";
+    std::fs::copy(stored.join(weights), dir.path().join(weights)).unwrap();
+    for (field, value) in [
+        ("no_bias", Value::Bool(false)),
+        ("alibi", Value::Null),
+        ("prefix_lm", Value::Bool(true)),
+        ("attn_clip_qkv", 6.into()),
+        ("logit_scale", "inv_sqrt_d_model".into()),
+        ("alibi_bias_max", 0.into()),
+    ] {
+        let mut config = config.clone();
+        config["lm_config"][field] = value;
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let opened = Files::find(dir.path(), None).unwrap().open(HeadCounts::default());
+        let error = opened.unwrap_err().to_string();
+        assert!(error.contains(&format!("lm_config.{field}: expected")), "{error}");
+    }
 }

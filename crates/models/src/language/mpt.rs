@@ -1,7 +1,9 @@
-//! MPT: the language model of OpenFlamingo-9B.
+//! MPT: the language model of OpenFlamingo-3B and -9B.
 //!
 //! MosaicML 2023, "Introducing MPT-7B"; a decoder without biases whose scores fall with the distance
-//! of tokens instead of positions (ALiBi; Press et al. 2022, arXiv:2108.12409, §3).
+//! of tokens instead of positions (ALiBi; Press et al. 2022, arXiv:2108.12409, §3). The first of the
+//! line, `MosaicGPT` (`mpt-1b-redpajama-200b`), norms queries and keys too (Dehghani et al. 2023,
+//! arXiv:2302.05442, §2), over all heads together.
 
 use super::causal::{Before, CausalModel, Interleaved, StepBefore};
 use crate::Result;
@@ -30,18 +32,22 @@ pub struct MptConfig {
     pub norm_eps: f32,
     /// The slope of the last head, if heads are a power of two, is one over two to the power of this.
     pub alibi_max: f32,
+    /// Whether queries and keys are normed.
+    pub has_query_key_norm: bool,
 }
 
 impl MptConfig {
-    /// A published size: `"7b"` or `"30b"`.
+    /// A published size: `"1b"`, `"7b"` or `"30b"`.
     pub fn variant(name: &str) -> Option<Self> {
         let (width, depth, heads, context_length) = match name {
+            "1b" => (2048, 24, 16, 2048),
             "7b" => (4096, 32, 32, 2048),
             "30b" => (7168, 48, 64, 8192),
             _ => return None,
         };
+        let is_first = name == "1b";
         Some(Self {
-            vocab: 50_432,
+            vocab: if is_first { 50_368 } else { 50_432 },
             context_length,
             width,
             depth,
@@ -49,6 +55,7 @@ impl MptConfig {
             mlp_dim: 4 * width,
             norm_eps: 1e-5,
             alibi_max: 8.0,
+            has_query_key_norm: is_first,
         })
     }
 
@@ -87,6 +94,8 @@ const INIT: Init = Init::Normal(0.02);
 struct Block {
     norm1: LayerNorm,
     qkv: Linear,
+    /// Of queries and of keys, if they are normed.
+    query_key_norms: Option<[LayerNorm; 2]>,
     out: Linear,
     norm2: LayerNorm,
     up: Linear,
@@ -99,8 +108,14 @@ impl Block {
         let linear = |part: &str, name, inputs, outputs| {
             Linear::new(&b.at(part).at(name), inputs, outputs, false, INIT)
         };
+        let attn = b.at("attn");
+        let norms = || {
+            ["q_norm", "k_norm"]
+                .map(|name| LayerNorm::without_bias(&attn.at(name), c.width, c.norm_eps))
+        };
         Self {
             norm1: LayerNorm::without_bias(&b.at("norm1"), c.width, c.norm_eps),
+            query_key_norms: c.has_query_key_norm.then(norms),
             qkv: linear("attn", "qkv", c.width, 3 * c.width),
             out: linear("attn", "out", c.width, c.width),
             norm2: LayerNorm::without_bias(&b.at("norm2"), c.width, c.norm_eps),
@@ -110,6 +125,16 @@ impl Block {
         }
     }
 
+    /// Queries, keys and values of `x`, `[batch, tokens, 3 width]`.
+    fn query_key_values(&self, x: &Tensor) -> Result<Tensor> {
+        let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
+        let Some([q_norm, k_norm]) = &self.query_key_norms else { return Ok(qkv) };
+        let width = qkv.shape().last_axis() / 3;
+        let part = |i: usize| qkv.narrow(2, i * width, width);
+        let (q, k) = (q_norm.forward(&part(0)?)?, k_norm.forward(&part(1)?)?);
+        Ok(Tensor::cat(&[&q, &k, &part(2)?], 2)?)
+    }
+
     /// `[batch, tokens, width]` in and out; `attend` mixes queries, keys and values
     /// `[batch, tokens, 3 width]`.
     fn around(
@@ -117,7 +142,7 @@ impl Block {
         x: &Tensor,
         attend: impl FnOnce(&Tensor) -> ocelli_tensor::Result<Tensor>,
     ) -> Result<Tensor> {
-        let mixed = attend(&self.qkv.forward(&self.norm1.forward(x)?)?)?; // [batch, tokens, width]
+        let mixed = attend(&self.query_key_values(x)?)?; // [batch, tokens, width]
         let x = self.out.forward_with(&mixed, Activation::None, Some(x))?;
         let hidden = self.up.forward_with(&self.norm2.forward(&x)?, Activation::Gelu, None)?;
         Ok(self.down.forward_with(&hidden, Activation::None, Some(&x))?)
@@ -257,10 +282,29 @@ pub const TRANSFORMERS: &[Name] = &[
     copy("norm.weight", "~transformer.norm_f.weight"),
 ];
 
+/// The layout of the first release, `MosaicGPT`.
+pub const MOSAIC_GPT: &[Name] = &[
+    copy("word", "~transformer.wte.weight"),
+    copy("blocks.*.norm1.weight", "~transformer.blocks.*.ln_1.weight"),
+    copy("blocks.*.attn.qkv.weight", "~transformer.blocks.*.attn.Wqkv.weight"),
+    copy("blocks.*.attn.q_norm.weight", "~transformer.blocks.*.attn.q_ln.weight"),
+    copy("blocks.*.attn.k_norm.weight", "~transformer.blocks.*.attn.k_ln.weight"),
+    copy("blocks.*.attn.out.weight", "~transformer.blocks.*.attn.out_proj.weight"),
+    copy("blocks.*.norm2.weight", "~transformer.blocks.*.ln_2.weight"),
+    copy("blocks.*.mlp.up.weight", "~transformer.blocks.*.mlp.mlp_up.weight"),
+    copy("blocks.*.mlp.down.weight", "~transformer.blocks.*.mlp.mlp_down.weight"),
+    copy("norm.weight", "~transformer.ln_f.weight"),
+];
+
 /// Name map of a file; `prefix` is what a system puts in front.
 pub fn names(prefix: &str) -> Names {
     // The word table again.
     Names::family(TRANSFORMERS, &["lm_head.weight"]).with_prefix(prefix)
+}
+
+/// Name map of a file in the layout of the first release.
+pub fn mosaic_gpt_names(prefix: &str) -> Names {
+    Names::family(MOSAIC_GPT, &["lm_head.weight"]).with_prefix(prefix)
 }
 
 #[cfg(test)]
@@ -270,12 +314,14 @@ mod tests {
 
     #[test]
     fn published_sizes_have_their_parameters() {
-        for (name, parameters) in [("7b", 6_649_286_656), ("30b", 29_957_200_896)] {
+        for (name, parameters) in
+            [("1b", 1_311_311_872), ("7b", 6_649_286_656), ("30b", 29_957_200_896)]
+        {
             let b = Builder::zeros();
             let _model = Mpt::new(&MptConfig::variant(name).unwrap(), &b);
             assert_eq!(b.finish().unwrap().elements(), parameters, "{name}");
         }
-        assert!(MptConfig::variant("1b").is_none());
+        assert!(MptConfig::variant("2b").is_none());
     }
 
     #[test]

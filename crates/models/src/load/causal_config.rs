@@ -188,11 +188,6 @@ pub(super) fn mpt(f: &Fields) -> Result<MptConfig> {
     if !attention.flag("alibi", true)? {
         return Err(attention.error("alibi", "learned positions are not supported; expected true"));
     }
-    let alibi_max = attention.number("alibi_bias_max", 8.0)?;
-    if alibi_max <= 0.0 {
-        let reason = format!("expected a positive number, got {alibi_max}");
-        return Err(attention.error("alibi_bias_max", reason));
-    }
     Ok(MptConfig {
         vocab: f.size("vocab_size", Some(50_368))?,
         context_length: f.size("max_seq_len", Some(2048))?,
@@ -201,8 +196,49 @@ pub(super) fn mpt(f: &Fields) -> Result<MptConfig> {
         heads: f.heads("n_heads", width, Some(16))?,
         mlp_dim: width * f.size("expansion_ratio", Some(4))?,
         norm_eps: f.epsilon("layer_norm_epsilon", 1e-5)?,
-        alibi_max: alibi_max as f32,
+        alibi_max: alibi_max(&attention)?,
+        has_query_key_norm: false,
     })
+}
+
+/// What the published `MosaicGPT`s have in common.
+const MOSAIC_GPT_ONLY: &[(&str, bool)] =
+    &[("no_bias", true), ("alibi", true), ("prefix_lm", false), ("attn_uses_sequence_id", false)];
+/// What they do not change: clipped values, another scale of scores and of logits.
+const MOSAIC_GPT_UNSET: &[&str] = &["attn_clip_qkv", "softmax_scale", "logit_scale"];
+
+/// `config.json` of a `MosaicGPT`, as MPT was first published.
+pub(super) fn mosaic_gpt(f: &Fields) -> Result<MptConfig> {
+    for (field, expected) in MOSAIC_GPT_ONLY {
+        if f.flag(field, false)? != *expected {
+            return Err(f.error(field, format!("expected {expected}, as in the published models")));
+        }
+    }
+    if let Some(field) = MOSAIC_GPT_UNSET.iter().find(|field| f.get(field).is_some()) {
+        return Err(f.error(field, "expected null, as in the published models"));
+    }
+    let width = f.size("d_model", Some(2048))?;
+    Ok(MptConfig {
+        vocab: f.size("vocab_size", Some(50_368))?,
+        context_length: f.size("max_seq_len", Some(2048))?,
+        width,
+        depth: f.blocks("n_layers", Some(24))?,
+        heads: f.heads("n_heads", width, Some(16))?,
+        mlp_dim: width * f.size("mlp_ratio", Some(4))?,
+        norm_eps: 1e-5,
+        alibi_max: alibi_max(f)?,
+        has_query_key_norm: f.flag("attn_qk_ln", false)?,
+    })
+}
+
+/// The most that a slope of ALiBi halves.
+fn alibi_max(f: &Fields) -> Result<f32> {
+    let most = f.number("alibi_bias_max", 8.0)?;
+    if most <= 0.0 {
+        let reason = format!("expected a positive number, got {most}");
+        return Err(f.error("alibi_bias_max", reason));
+    }
+    Ok(most as f32)
 }
 
 /// Builds the language model of a directory.
@@ -235,8 +271,12 @@ pub(super) fn open(
             Ok((Model::GptNeox(Box::new(model)), builder.finish()?, names))
         }
         Family::Mpt => {
-            let (builder, names) = load(vec![mpt::names("")]);
-            let model = Mpt::new(&mpt(&f)?, &builder);
+            let (config, names) = match f.text("model_type") {
+                Some("mosaic_gpt") => (mosaic_gpt(&f)?, mpt::mosaic_gpt_names("")),
+                _ => (mpt(&f)?, mpt::names("")),
+            };
+            let (builder, names) = load(vec![names]);
+            let model = Mpt::new(&config, &builder);
             Ok((Model::Mpt(Box::new(model)), builder.finish()?, names))
         }
         _ => {

@@ -163,7 +163,7 @@ impl Family {
             Some("gpt2") => return Some(Self::Gpt2),
             Some("opt") => return Some(Self::Opt),
             Some("gpt_neox") => return Some(Self::GptNeox),
-            Some("mpt") => return Some(Self::Mpt),
+            Some("mpt" | "mosaic_gpt") => return Some(Self::Mpt),
             Some("blip") => return Some(Self::TransformersBlip),
             Some("blip-2") => return Some(Self::TransformersBlip2),
             Some("instructblip") => return Some(Self::InstructBlip),

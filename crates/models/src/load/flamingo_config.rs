@@ -127,8 +127,10 @@ fn language(config: &Value, file: &Path) -> Result<LanguageConfig> {
             "opt" => LanguageConfig::Opt(causal_config::opt(f)?),
             "gpt_neox" => LanguageConfig::GptNeox(causal_config::gpt_neox(f)?),
             "mpt" => LanguageConfig::Mpt(causal_config::mpt(f)?),
+            "mosaic_gpt" => LanguageConfig::MosaicGpt(causal_config::mosaic_gpt(f)?),
             other => {
-                let reason = format!("expected llama, opt, gpt_neox or mpt, got `{other}`");
+                let reason =
+                    format!("expected llama, opt, gpt_neox, mpt or mosaic_gpt, got `{other}`");
                 return Err(f.error("model_type", reason));
             }
         })

@@ -75,7 +75,9 @@ pub(super) fn with_words(
         LanguageConfig::Llama(c) => (&mut c.vocab, rows("model.embed_tokens.weight")),
         LanguageConfig::Opt(c) => (&mut c.vocab, rows("model.decoder.embed_tokens.weight")),
         LanguageConfig::GptNeox(c) => (&mut c.vocab, rows("gpt_neox.embed_in.weight")),
-        LanguageConfig::Mpt(c) => (&mut c.vocab, rows("transformer.wte.weight")),
+        LanguageConfig::Mpt(c) | LanguageConfig::MosaicGpt(c) => {
+            (&mut c.vocab, rows("transformer.wte.weight"))
+        }
     };
     *vocab = found.unwrap_or(*vocab);
     config

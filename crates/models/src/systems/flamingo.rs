@@ -13,7 +13,6 @@ use crate::language::gpt_neox::{self, GptNeox, GptNeoxConfig};
 use crate::language::llama::{self, Llama, LlamaConfig};
 use crate::language::mpt::{self, Mpt, MptConfig};
 use crate::language::opt::{self, Opt, OptConfig};
-use crate::systems::clip::{ClipConfig, VisionConfig};
 use crate::systems::talker::{Reading, Talker};
 use crate::systems::writer::Request;
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
@@ -65,6 +64,8 @@ pub enum LanguageConfig {
     GptNeox(GptNeoxConfig),
     /// An MPT.
     Mpt(MptConfig),
+    /// An MPT in the layout of its first release.
+    MosaicGpt(MptConfig),
 }
 
 impl LanguageConfig {
@@ -74,7 +75,7 @@ impl LanguageConfig {
             Self::Llama(c) => (c.depth, c.width),
             Self::Opt(c) => (c.depth, c.width),
             Self::GptNeox(c) => (c.depth, c.width),
-            Self::Mpt(c) => (c.depth, c.width),
+            Self::Mpt(c) | Self::MosaicGpt(c) => (c.depth, c.width),
         }
     }
 
@@ -84,7 +85,7 @@ impl LanguageConfig {
             Self::Llama(_) => "model.layers.",
             Self::Opt(_) => "model.decoder.layers.",
             Self::GptNeox(_) => "gpt_neox.layers.",
-            Self::Mpt(_) => "transformer.blocks.",
+            Self::Mpt(_) | Self::MosaicGpt(_) => "transformer.blocks.",
         }
     }
 }
@@ -173,45 +174,6 @@ impl FlamingoConfig {
             looks_back: false,
         })
     }
-
-    /// A size of OpenFlamingo, `"4b"` or `"9b"`.
-    pub fn released(name: &str) -> Option<Self> {
-        let (text, every) = match name {
-            "4b" => (LanguageConfig::GptNeox(GptNeoxConfig::variant("redpajama-3b")?), 2),
-            "9b" => (LanguageConfig::Mpt(MptConfig::variant("7b")?), 4),
-            _ => return None,
-        };
-        let (_, width) = text.sizes();
-        let VisionConfig::Vit(tower) = ClipConfig::variant("ViT-L/14")?.vision else { return None };
-        let (memory_width, heads, head_dim) = (tower.width, 8, 64);
-        let activation = Activation::Gelu;
-        Some(Self {
-            vision: TowerConfig::Clip(tower, false),
-            resampler: PerceiverConfig {
-                width: memory_width,
-                depth: 6,
-                heads,
-                head_dim,
-                latents: 64,
-                mlp_dim: 4 * memory_width,
-                activation,
-                frames: 0,
-                media: 0,
-            },
-            gated: GatedConfig {
-                width,
-                memory_width,
-                heads,
-                head_dim,
-                mlp_dim: 4 * width,
-                activation,
-            },
-            places: Places { every, is_first: false },
-            text,
-            image_token: 0,
-            looks_back: false,
-        })
-    }
 }
 
 #[derive(Debug)]
@@ -268,7 +230,9 @@ impl Language {
             LanguageConfig::Llama(c) => Self::Llama(Box::new(Llama::new(c, b))),
             LanguageConfig::Opt(c) => Self::Opt(Box::new(Opt::new(c, b))),
             LanguageConfig::GptNeox(c) => Self::GptNeox(Box::new(GptNeox::new(c, b))),
-            LanguageConfig::Mpt(c) => Self::Mpt(Box::new(Mpt::new(c, b))),
+            LanguageConfig::Mpt(c) | LanguageConfig::MosaicGpt(c) => {
+                Self::Mpt(Box::new(Mpt::new(c, b)))
+            }
         }
     }
 
@@ -584,6 +548,7 @@ pub fn names(config: &FlamingoConfig) -> Vec<Names> {
         }
         LanguageConfig::GptNeox(c) => vec![gpt_neox::names(language, c)],
         LanguageConfig::Mpt(_) => vec![mpt::names(language)],
+        LanguageConfig::MosaicGpt(_) => vec![mpt::mosaic_gpt_names(language)],
     };
     names.extend(own.into_iter().map(|names| names.wrapped_in(BLOCK).under("language.")));
     names

@@ -14,6 +14,7 @@ pub mod llava;
 pub mod matcher;
 pub mod minigpt4;
 pub mod mplug_owl;
+mod openflamingo;
 pub mod qwen_vl;
 pub mod talker;
 pub mod visualglm;
