@@ -89,6 +89,20 @@ fn some_frames_a_folder_and_a_picture() {
     assert_eq!(film.next().unwrap().unwrap(), open(&still, &Limits::default()).unwrap());
 }
 
+/// What is behind the end that a file names is ignored, even if it looks like another frame.
+#[test]
+fn bytes_behind_a_webp_are_ignored() {
+    let path = data().join("films/webp0.webp");
+    let (whole, all) = (std::fs::read(&path).unwrap(), frames(&path, 9));
+    let last = whole.windows(4).rposition(|name| name == b"ANMF").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for more in [&b"\0"[..], b"no chunk", b"ANMF\xFF\xFF\xFF\x7F", &whole[last..]] {
+        let longer = dir.path().join("longer.webp");
+        std::fs::write(&longer, [&whole, more].concat()).unwrap();
+        assert_eq!(frames(&longer, 9), all, "{} bytes more", more.len());
+    }
+}
+
 #[test]
 fn a_broken_frame_is_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -55,7 +55,10 @@ pub(super) struct WebPFrames {
 impl WebPFrames {
     /// Finds the frames; none if the file does not move.
     pub(super) fn survey(bytes: &[u8], limits: &Limits) -> Result<Option<Survey>, PictureError> {
-        let mut chunks = Chunks { bytes, at: 12 };
+        let declared = bytes[4..].first_chunk::<4>().map_or(0, |n| u32::from_le_bytes(*n) as usize);
+        // What lies behind the container is no part of it.
+        let end = declared.saturating_add(8).min(bytes.len());
+        let mut chunks = Chunks { bytes: &bytes[..end], at: 12 };
         let header = match chunks.next() {
             Some(Ok((b"VP8X", payload))) if payload.len() >= 10 => &bytes[payload],
             _ => return Ok(None),
@@ -74,8 +77,7 @@ impl WebPFrames {
             }
         }
         // A cut between two frames leaves none broken. The byte behind an odd chunk may be missing.
-        let declared = bytes[4..].first_chunk::<4>().map_or(0, |n| u32::from_le_bytes(*n) as usize);
-        if declared + 8 > bytes.len() + 1 {
+        if declared.saturating_add(8) > bytes.len() + 1 {
             return Err(of_frame(frames.len(), malformed("the file ends early")));
         }
         Ok(Some(Survey { frames, width, height }))
