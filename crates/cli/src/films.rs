@@ -6,21 +6,21 @@ use clap::Args;
 use ocelli_models::Model;
 
 /// Frames of a film that are looked at, at most; the paper shows 30.
-const MOST: usize = 256;
+const MOST: i64 = 64;
 
 /// Whether pictures may be films.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct FilmArgs {
     /// Look at films: an animated GIF or WebP or a folder of frames by name, given as a picture, is
     /// seen as N frames from its first to its last; for a Flamingo
-    #[arg(long, value_name = "N", value_parser = frames)]
-    pub(crate) frames: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST))]
+    pub(crate) frames: Option<u16>,
 }
 
 impl FilmArgs {
     /// Pictures that the model's tower sees of one that was given.
     pub(crate) fn most(self) -> usize {
-        self.frames.unwrap_or(1)
+        self.frames.map_or(1, usize::from)
     }
 
     /// That the model looks at films if it is to.
@@ -29,12 +29,5 @@ impl FilmArgs {
             (None, _) | (_, Model::Flamingo(_)) => Ok(()),
             _ => Err(session.unsuitable("--frames", "a model that looks at films, a Flamingo")),
         }
-    }
-}
-
-fn frames(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(n @ 1..=MOST) => Ok(n),
-        _ => Err(format!("expected a number from 1 to {MOST}")),
     }
 }

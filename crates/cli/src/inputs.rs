@@ -32,17 +32,36 @@ pub(crate) struct Inputs {
     lines: Option<(BufReader<Stdin>, bool)>,
     /// Whether a folder is one picture, a film.
     are_films: bool,
+    /// Whether a name stands for itself alone.
+    are_literal: bool,
 }
 
 impl Inputs {
     pub(crate) fn new(named: Vec<PathBuf>) -> Self {
         let named = named.into_iter();
-        Self { named, folder: None, pattern: None, lines: None, are_films: false }
+        let (are_films, are_literal) = (false, false);
+        Self { named, folder: None, pattern: None, lines: None, are_films, are_literal }
+    }
+
+    /// One picture for each path, whatever it is called.
+    pub(crate) fn literal(named: Vec<PathBuf>) -> Self {
+        Self { are_literal: true, ..Self::new(named) }
     }
 
     /// The same where a folder is one picture, a film.
     pub(crate) fn of_films(named: Vec<PathBuf>) -> Self {
         Self { are_films: true, ..Self::new(named) }
+    }
+
+    /// Whether this stands for paths on standard input.
+    pub(crate) fn is_list(path: &Path) -> bool {
+        path.as_os_str() == "-"
+    }
+
+    /// Whether this stands for the names that are like it.
+    pub(crate) fn is_pattern(path: &Path) -> bool {
+        let is_like_one = path.to_str().is_some_and(|name| name.contains(['*', '?', '[']));
+        is_like_one && !path.exists()
     }
 
     /// How many pictures there are, if that can be told without looking.
@@ -134,13 +153,12 @@ impl Iterator for Inputs {
             } else {
                 let path = self.named.next()?;
                 match path.to_str() {
-                    Some("-") => {
+                    _ if self.are_literal => Some(Input::Picture(path)),
+                    _ if Self::is_list(&path) => {
                         self.lines = Some((BufReader::new(stdin()), false));
                         None
                     }
-                    Some(name) if name.contains(['*', '?', '[']) && !path.exists() => {
-                        self.start_pattern(name)
-                    }
+                    Some(name) if Self::is_pattern(&path) => self.start_pattern(name),
                     _ => self.start(path),
                 }
             };
@@ -272,6 +290,18 @@ mod tests {
         let none = format!("{}: no file is named like this", at("z*"));
         assert_eq!(walk(&[root.join("z*")]), [none]);
         fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn literal_names_stand_for_themselves() {
+        let named = ["-", "*", "[a].png", "."].map(PathBuf::from);
+        let pictures: Vec<PathBuf> = Inputs::literal(named.to_vec())
+            .map(|input| match input {
+                Input::Picture(path) => path,
+                Input::Unreadable { name, error } => panic!("{name}: {error}"),
+            })
+            .collect();
+        assert_eq!(pictures, named);
     }
 
     #[cfg(unix)]

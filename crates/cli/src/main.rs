@@ -20,6 +20,7 @@ mod pictures;
 mod progress;
 mod published;
 mod reader;
+mod retrieval;
 mod rows_file;
 mod sampling;
 mod session;

@@ -63,6 +63,19 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
+/// That a file can be written at `path`, as far as that can be told before.
+pub(crate) fn check_writable(path: &Path) -> Result<(), Failure> {
+    let wrong = |why: String| Failure::runtime(format!("cannot write {}: {why}", path.display()));
+    let target = destination(path).map_err(|e| wrong(e.to_string()))?;
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => {
+            Err(wrong(format!("there is no folder {}; make it first", folder.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The line of a picture that cannot be read.
 #[derive(Serialize)]
 pub(crate) struct Unread<'a> {

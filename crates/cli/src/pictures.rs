@@ -1,6 +1,7 @@
 //! Pictures decoded and prepared in the background, a few batches ahead of the model.
 //!
-//! Memory is bounded: a picture is only begun while fewer than [`BATCHES_AHEAD`] batches wait.
+//! Memory is bounded: a picture is only begun while fewer than [`BATCHES_AHEAD`] batches wait, of films
+//! fewer by as much as they have frames, though one batch.
 //! Results come in the order of the inputs, whichever thread is done first.
 
 use crate::boxes::Frame;
@@ -49,6 +50,11 @@ impl PictureArgs {
     pub(crate) fn work(&self) -> Work {
         let known = Inputs::count(&self.images).map_or(self.batch_size, |n| n as usize);
         Work { pictures: known.min(self.batch_size), ..Work::default() }
+    }
+
+    /// How they are read for a model, at their full size.
+    pub(crate) fn reading(&self, films: FilmArgs) -> Reading {
+        Reading { upright: self.upright, ..Reading::of(films) }
     }
 
     /// That there is a picture at all.
@@ -129,21 +135,34 @@ impl Pictures {
         films: FilmArgs,
         processor: Processor,
     ) -> Result<Self, Failure> {
-        let (leave, begin) = channel();
-        let (finish, done) = channel();
         let named = args.images.clone();
         let inputs = match films.frames {
             Some(_) => Inputs::of_films(named),
             None => Inputs::new(named),
         };
+        let enough = args.fast_decode.then(|| processor.enough()).flatten();
+        let reading = Reading { enough, ..args.reading(films) };
+        Self::of(inputs, args.batch_size, reading, processor)
+    }
+
+    /// Starts the threads for inputs that are read in one way, `batch_size` at a time.
+    pub(crate) fn of(
+        inputs: Inputs,
+        batch_size: usize,
+        reading: Reading,
+        processor: Processor,
+    ) -> Result<Self, Failure> {
+        let (leave, begin) = channel();
+        let (finish, done) = channel();
         let queue = Arc::new(Mutex::new(Queue { inputs, next: 0, leave: begin }));
         let processor = Arc::new(processor);
-        for _ in 0..BATCHES_AHEAD * args.batch_size {
+        // Of films fewer wait, though a whole batch. The next in turn is always among those that were
+        // begun, as leave is used in the order of the inputs and comes back with each that is taken.
+        let ahead = (BATCHES_AHEAD * batch_size).div_ceil(reading.films.most()).max(batch_size);
+        for _ in 0..ahead {
             // The receiver is in the queue above.
             let _ = leave.send(());
         }
-        let enough = args.fast_decode.then(|| processor.enough()).flatten();
-        let reading = Reading { upright: args.upright, enough, films };
         for i in 0..ocelli_kernels::pool::threads().min(16) {
             let (queue, processor, finish) =
                 (Arc::clone(&queue), Arc::clone(&processor), finish.clone());
@@ -153,7 +172,6 @@ impl Pictures {
                 .spawn(move || work(&queue, &processor, reading, &finish))
                 .map_err(|e| Failure::runtime(format!("cannot start a thread: {e}")))?;
         }
-        let batch_size = args.batch_size;
         Ok(Self { done, leave, early: BTreeMap::new(), held: None, turn: 0, batch_size })
     }
 
@@ -269,10 +287,9 @@ pub(crate) fn listed(given: &[PathBuf]) -> Vec<PathBuf> {
 /// `[1, frames, 3, img_h, img_w]`, and where boxes on it lie.
 pub(crate) fn one(
     path: &Path,
-    films: FilmArgs,
+    reading: Reading,
     processor: &Processor,
 ) -> Result<(Tensor, Frame), Failure> {
-    let reading = Reading { films, ..Reading::default() };
     let Pixels { values, mut shape, from } =
         prepare(path, processor, reading).map_err(Failure::input)?;
     let frame = Frame::new(processor, from).map_err(Failure::input)?;
@@ -282,11 +299,23 @@ pub(crate) fn one(
 
 /// How files become pictures.
 #[derive(Clone, Copy, Default)]
-struct Reading {
+pub(crate) struct Reading {
     upright: bool,
     /// See [`Limits::enough`].
     enough: Option<usize>,
     films: FilmArgs,
+}
+
+impl Reading {
+    /// As they lie in their files.
+    pub(crate) fn of(films: FilmArgs) -> Self {
+        Self { films, ..Self::default() }
+    }
+
+    /// The same, of a film its first frame.
+    pub(crate) fn first_frame(self) -> Self {
+        Self { films: FilmArgs { frames: self.films.frames.map(|_| 1) }, ..self }
+    }
 }
 
 fn prepare(path: &Path, processor: &Processor, reading: Reading) -> Result<Pixels, String> {
@@ -295,7 +324,7 @@ fn prepare(path: &Path, processor: &Processor, reading: Reading) -> Result<Pixel
         let picture = open(path, &limits).map_err(|e| chain(&e))?;
         return pixels(picture, processor, reading);
     };
-    let film = Film::open(path, frames, &limits).map_err(|e| chain(&e))?;
+    let film = Film::open(path, frames.into(), &limits).map_err(|e| chain(&e))?;
     let frames = film.len();
     let mut all: Option<Pixels> = None;
     for (i, frame) in film.enumerate() {

@@ -1,10 +1,10 @@
 //! Examples that a model is shown before what it is asked.
 
 use crate::failure::Failure;
-use crate::films::FilmArgs;
 use crate::global::Global;
 use crate::nearest::Nearest;
-use crate::pictures;
+use crate::pictures::{self, Reading};
+use crate::retrieval;
 use crate::template::Form;
 use clap::Args;
 use ocelli_data::image::Processor;
@@ -20,9 +20,7 @@ use std::path::{Path, PathBuf};
 /// Bytes of a file of examples that are read.
 const MOST_BYTES: u64 = 16 << 20;
 /// Examples of a prompt; the paper shows 32.
-const MOST: usize = 256;
-/// Examples to choose from.
-const MOST_TO_CHOOSE_FROM: usize = 100_000;
+const MOST: u16 = 256;
 
 /// Where examples are.
 #[derive(Args, Debug)]
@@ -32,19 +30,12 @@ pub(crate) struct ShotArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) shots: Option<PathBuf>,
     /// Show the K examples whose pictures are nearest to the one that is asked about, the nearest last
-    #[arg(long, value_name = "K", requires = "shots", value_parser = count)]
-    pub(crate) nearest: Option<usize>,
+    #[arg(long, value_name = "K", requires = "shots", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST)))]
+    pub(crate) nearest: Option<u16>,
     /// Model that tells which pictures are near, of those that `ocelli embed` takes [default: the
     /// built-in model for drawings]
     #[arg(long, value_name = "MODEL", requires = "nearest")]
     by: Option<String>,
-}
-
-fn count(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(n @ 1..=MOST) => Ok(n),
-        _ => Err(format!("expected a number from 1 to {MOST}")),
-    }
 }
 
 /// An example as its file has it.
@@ -60,7 +51,7 @@ pub(crate) struct Example {
 impl ShotArgs {
     /// How many of `examples` are shown at a time.
     pub(crate) fn shown(&self, examples: &[Example]) -> usize {
-        self.nearest.map_or(examples.len(), |count| count.min(examples.len()))
+        self.nearest.map_or(examples.len(), |count| examples.len().min(count.into()))
     }
 
     /// What finds the nearest of `examples`, if those are to be shown.
@@ -68,9 +59,11 @@ impl ShotArgs {
         &self,
         global: &Global,
         examples: &[Example],
+        reading: Reading,
     ) -> Result<Option<Nearest>, Failure> {
         let Some(count) = self.nearest.filter(|_| !examples.is_empty()) else { return Ok(None) };
-        Ok(Some(Nearest::open(global, (count, self.by.as_deref()), examples)?))
+        let asked = (usize::from(count), self.by.as_deref());
+        Ok(Some(Nearest::open(global, asked, examples, reading)?))
     }
 
     /// The examples of the file, if there is one.
@@ -87,12 +80,12 @@ impl ShotArgs {
         let mut examples: Vec<Example> = serde_json::from_str(&text).map_err(|e| {
             wrong(format!("{e}; expected a list of {{\"image\", \"question\", \"text\"}}"))
         })?;
-        let most = if self.nearest.is_some() { MOST_TO_CHOOSE_FROM } else { MOST };
+        let (most, or) = match self.nearest {
+            Some(_) => (retrieval::MOST, ""),
+            None => (MOST.into(), ", or show the nearest ones by --nearest K"),
+        };
         if examples.len() > most {
-            return Err(wrong(format!(
-                "{} examples; give at most {most}, or show the nearest ones by --nearest K",
-                examples.len()
-            )));
+            return Err(wrong(format!("{} examples; give at most {most}{or}", examples.len())));
         }
         let dir = path.parent().unwrap_or(Path::new("."));
         for example in &mut examples {
@@ -106,11 +99,11 @@ impl Example {
     /// What the model reads of its picture, as of [`pictures::one`].
     pub(crate) fn pixels(
         &self,
-        films: FilmArgs,
+        reading: Reading,
         processor: &Processor,
     ) -> Result<Option<Tensor>, Failure> {
         let image = self.image.as_deref();
-        image.map(|path| Ok(pictures::one(path, films, processor)?.0)).transpose()
+        image.map(|path| Ok(pictures::one(path, reading, processor)?.0)).transpose()
     }
 }
 
@@ -134,7 +127,7 @@ pub(crate) fn turns(examples: &[Example], form: &Form) -> Vec<Turn> {
 }
 
 /// Who reads examples, and how their pictures reach it.
-type Eyes<'a> = (&'a dyn Talker, FilmArgs, &'a Processor);
+type Eyes<'a> = (&'a dyn Talker, Reading, &'a Processor);
 
 /// Examples before what is asked.
 pub(crate) struct Examples<'a> {
@@ -196,8 +189,8 @@ impl<'a> Examples<'a> {
 }
 
 /// An example as a system reads it.
-fn seen(example: &Example, (talker, films, processor): Eyes) -> Result<Shot, Failure> {
-    let pixels = example.pixels(films, processor)?;
+fn seen(example: &Example, (talker, reading, processor): Eyes) -> Result<Shot, Failure> {
+    let pixels = example.pixels(reading, processor)?;
     let pictures = pixels.map(|pixels| no_grad(|| talker.pictures(&pixels))).transpose()?;
     Ok(Shot {
         picture: pictures.and_then(|mut pictures| pictures.pop()),

@@ -85,8 +85,9 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
     let shown = match session.opened.model.talker() {
         _ if examples.is_empty() => None,
         Some(talker) => {
-            let nearest = asked.shots.find_nearest(global, &examples)?;
-            Some(Examples::new(examples, nearest, (talker, asked.films, &processor))?)
+            let reading = asked.pictures.reading(asked.films);
+            let nearest = asked.shots.find_nearest(global, &examples, reading)?;
+            Some(Examples::new(examples, nearest, (talker, reading, &processor))?)
         }
         None => {
             let needs = "a model that reads several pictures, such as a Flamingo or a LLaVA";

@@ -7,6 +7,11 @@ use std::path::Path;
 /// Names that a message lists before it only counts.
 const LISTED: usize = 20;
 
+/// A picture and why it could not be read; most errors name it themselves.
+pub(crate) fn line(name: &str, error: &str) -> String {
+    if error.contains(name) { error.to_owned() } else { format!("{name}: {error}") }
+}
+
 /// The first of them, and how many there are.
 #[derive(Default)]
 pub(crate) struct UnreadList {
@@ -26,11 +31,7 @@ impl UnreadList {
             let Some(error) = &picture.error else { continue };
             self.count += 1;
             if self.listed.len() < LISTED {
-                // Most errors name the file themselves.
-                let names_it = error.contains(&picture.name);
-                let line =
-                    if names_it { error.clone() } else { format!("{}: {error}", picture.name) };
-                self.listed.push(line);
+                self.listed.push(line(&picture.name, error));
             }
         }
     }

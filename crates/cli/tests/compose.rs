@@ -8,6 +8,7 @@ use std::process::Command;
 
 const MODEL: &str = "testdata/golden/xcomposer/tiny";
 const PICTURES: &str = "examples/pictures";
+const LLAVA: &str = "testdata/golden/llava/hf_v15";
 
 /// Exit code, standard output, standard error.
 fn ocelli(arguments: &[&str]) -> (i32, String, String) {
@@ -115,9 +116,19 @@ fn what_cannot_be_composed_is_told() {
         (&["-m", MODEL, "--pictures", PICTURES, &long], 3, "but the model reads at most 128"),
         (&["-m", MODEL, "--pictures", &empty, &text], 3, "no pictures to place"),
         (&["-m", MODEL, "--pictures", &broken, &text], 3, "a.png"),
+        (&["-m", MODEL, "--pictures", &at("none"), &text], 3, "no such file or folder"),
+        (&["-m", MODEL, "--pictures", "-", "-"], 2, "are both on standard input"),
+        (&["-m", MODEL, "--pictures", PICTURES, &text, "-o", &at("none/a.md")], 1, "no folder"),
+        (&["-m", MODEL, "--pictures", PICTURES, &text, "-o", &empty], 1, "no regular file"),
+        // Before the model is opened, which is of the wrong kind.
+        (
+            &["-m", LLAVA, "--by", &at("none"), "--pictures", PICTURES, &text],
+            4,
+            "check the spelling",
+        ),
         (&["-m", MODEL, "--pictures", PICTURES, "--images", "0", &text], 2, "--images"),
         (
-            &["-m", "testdata/golden/llava/hf_v15", "--pictures", PICTURES, &text],
+            &["-m", LLAVA, "--pictures", PICTURES, &text],
             2,
             "composing needs an InternLM-XComposer; this model is a LLaVA",
         ),
@@ -140,4 +151,35 @@ fn what_cannot_be_composed_is_told() {
         assert_eq!((got, out.as_str()), (*code, ""), "{arguments:?}: {err}");
         assert!(err.contains(said), "{arguments:?}: {said:?} is not in {err}");
     }
+}
+
+#[test]
+fn an_article_of_the_model_is_shown_before_its_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("article.md").display().to_string();
+    let asked = ["compose", "-m", MODEL, "--title", "the fox", "--pictures", PICTURES];
+    let (code, out, err) = ocelli(&asked);
+    assert_eq!(code, 0, "{err}");
+    // No picture is placed in it, so it comes out as it was shown.
+    assert!(!out.trim().is_empty() && err.starts_with(&out), "{out}{err}");
+    let (code, nothing, err) = ocelli(&[&asked[..], &["-o", &file]].concat());
+    assert_eq!((code, nothing.as_str()), (0, ""));
+    assert!(!err.contains(&out), "{err}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), out);
+}
+
+#[test]
+fn an_unread_picture_is_named_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pictures = folder.path().join("pictures");
+    fs::create_dir(&pictures).unwrap();
+    fs::write(pictures.join("broken.png"), "no picture").unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(PICTURES);
+    fs::copy(root.join("fox.svg"), pictures.join("fox.svg")).unwrap();
+    let pictures = pictures.display().to_string();
+    let (code, out, err) =
+        ocelli(&["compose", "-m", MODEL, "--pictures", &pictures, "examples/article.txt"]);
+    assert_eq!(code, 3, "{err}");
+    assert!(out.contains("fox.svg"), "{out}");
+    assert_eq!(err.matches("broken.png").count(), 1, "{err}");
 }

@@ -5,6 +5,7 @@
 mod small_flamingo;
 mod widened;
 
+use ocelli_data::image::{Limits, encode_png, open};
 use serde_json::{Value, json};
 use small_flamingo::{behind, small_flamingo};
 use std::path::Path;
@@ -160,4 +161,34 @@ fn the_nearest_examples_are_shown_the_nearest_last() {
         let spelled = behind(model, question, &[FOX], &["--shots", few.to_str().unwrap()]);
         assert_eq!(behind(model, question, &[FOX], &[&found[..], by].concat()), spelled);
     }
+}
+
+/// A photo that its camera turned is near to the upright one with `--upright`, else to the one that lies.
+#[test]
+fn what_is_near_is_told_of_upright_pictures() {
+    let folder = small_flamingo(0);
+    let model = folder.path();
+    let at = |name: &str| Path::new(model).join(name).to_str().unwrap().to_owned();
+    let (lying, turned, upright, few) = (at("a.jpg"), at("b.jpg"), at("c.png"), at("few.json"));
+    let jpeg = std::fs::read(root().join("testdata/preprocess/images/china_320x213.jpg")).unwrap();
+    // An EXIF segment of one field, the orientation: turn it right by a quarter.
+    let exif =
+        b"\xFF\xE1\x00\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    std::fs::write(&lying, &jpeg).unwrap();
+    std::fs::write(&turned, [&jpeg[..2], exif, &jpeg[2..]].concat()).unwrap();
+    let picture = open(&turned, &Limits::default()).unwrap().upright();
+    assert_eq!((picture.width(), picture.height()), (213, 320));
+    std::fs::write(&upright, encode_png(&picture.to_rgb()).unwrap()).unwrap();
+    let asked = ["vqa", "-m", model, "-q", "What is it?", "-n", "8", "--shots", &few];
+    let answer = |shots: &[&str], options: &[&str], picture: &str| {
+        std::fs::write(&few, examples(shots).to_string()).unwrap();
+        let said = ocelli(&[&asked[..], options, &[picture]].concat(), "");
+        said.split_once('\n').unwrap().1.to_owned()
+    };
+    let both = [lying.as_str(), upright.as_str()];
+    let nearest = ["--nearest", "1"];
+    assert_eq!(answer(&both, &nearest, &turned), answer(&both[..1], &[], &lying));
+    let seen = answer(&both, &["--nearest", "1", "--upright"], &turned);
+    assert_eq!(seen, answer(&both[1..], &[], &upright));
+    assert_ne!(seen, answer(&both[..1], &[], &upright), "the example makes no difference");
 }

@@ -139,6 +139,7 @@ fn captions_are_written_as_by_passes_without_a_cache() {
 /// Pictures in the order of their numbers, which remembers what it was asked for.
 struct Row {
     pictures: Vec<Tensor>,
+    gone: Option<usize>,
     asked: Vec<(String, Vec<usize>)>,
 }
 
@@ -151,7 +152,10 @@ impl Album for Row {
     }
 
     fn show(&mut self, picture: usize) -> Result<Tensor, Error> {
-        Ok(self.pictures[picture].clone())
+        match self.gone {
+            Some(gone) if gone == picture => Err(Error::EmptyPrompt { index: picture }),
+            _ => Ok(self.pictures[picture].clone()),
+        }
     }
 }
 
@@ -162,8 +166,9 @@ fn every_picture_is_placed_once_and_those_before_are_seen() {
     let composer = Composer::new(talker, &tokenizer, None).unwrap();
     let captions: Vec<Caption> =
         [2, 0, 1].map(|line| Caption { line, text: format!("caption {line}") }).to_vec();
-    let mut album = Row { pictures: pictures(talker, 6), asked: Vec::new() };
-    let placed = composer.place(&article(), &captions, &mut album).unwrap();
+    let mut album = Row { pictures: pictures(talker, 6), gone: None, asked: Vec::new() };
+    let mut placed = Vec::new();
+    composer.place(&article(), &captions, &mut album, &mut placed).unwrap();
     let (mut lines, mut used, mut shown) = (Vec::new(), Vec::new(), Vec::new());
     for (line, placed) in placed.iter().enumerate() {
         assert_eq!(album.asked[line], (format!("caption {line}"), used.clone()));
@@ -179,9 +184,17 @@ fn every_picture_is_placed_once_and_those_before_are_seen() {
         shown.push(candidates[best].clone());
     }
     assert_eq!(placed.len(), 3);
+    // What was placed before a picture is gone stays: the fifth is offered first for the second line.
+    let (all, mut before) = (placed, Vec::new());
+    album.gone = Some(4);
+    let gone = composer.place(&article(), &captions, &mut album, &mut before);
+    assert!(matches!(gone, Err(Error::EmptyPrompt { index: 4 })));
+    assert_eq!(before, all[..1]);
+    album.gone = None;
     // With fewer pictures than places the last lines get none.
     album.pictures.truncate(2);
-    let placed = composer.place(&article(), &captions, &mut album).unwrap();
+    let mut placed = Vec::new();
+    composer.place(&article(), &captions, &mut album, &mut placed).unwrap();
     let lines: Vec<usize> = placed.iter().map(|p| p.caption.line).collect();
     assert_eq!(lines, [0, 1]);
 }

@@ -1,16 +1,20 @@
 //! `ocelli compose`: an article with pictures where they belong.
 
 use crate::failure::Failure;
-use crate::films::FilmArgs;
 use crate::global::Global;
+use crate::inputs::Inputs;
 use crate::interrupt;
 use crate::markdown;
-use crate::output::{Output, write_file};
-use crate::pictures::{self, PictureArgs, Pictures};
+use crate::output::{Output, check_writable, harmless, write_file};
+use crate::pictures::{self, Reading};
 use crate::progress::Progress;
-use crate::session::{self, ModelArgs, Session};
+use crate::retrieval::{BATCH, Index};
+use crate::session::{self, ModelArgs, Source};
+use crate::unread;
 use ocelli_data::image::Processor;
-use ocelli_models::systems::composition::{Album, Article, CANDIDATES, Composer, Placed};
+use ocelli_models::systems::composition::{
+    Album, Article, CANDIDATES, Composer, Placed, spotting_prompt,
+};
 use ocelli_models::systems::talker::Talker;
 use ocelli_models::{Model, Work};
 use ocelli_tensor::{Tensor, no_grad};
@@ -19,12 +23,14 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write, stderr, stdin};
 use std::path::{Path, PathBuf};
 
-/// Bytes of an article, and pictures of a folder, that are read.
+/// Bytes of an article that are read.
 const MOST_BYTES: u64 = 1 << 20;
-const MOST_PICTURES: usize = 1 << 16;
-/// Texts side by side, and tokens that are written, for the need of memory.
+/// Texts side by side, tokens of an article that the model writes and of the places in it, and pictures
+/// that are seen before the candidates if no number is asked for: for the need of memory.
 const TEXTS: usize = 5;
 const WRITTEN: usize = 1000;
+const PLACES: usize = 300;
+const USUAL_IMAGES: usize = 4;
 
 /// Put pictures into an article where they belong
 ///
@@ -48,8 +54,9 @@ pub(crate) struct Args {
     /// Title of an article that the model writes first
     #[arg(long, value_name = "TEXT", conflicts_with = "text")]
     title: Option<String>,
-    /// Folder of pictures (with all folders in it)
-    #[arg(long, value_name = "DIR")]
+    /// Pictures to choose from: a folder (with all folders in it), a file, a pattern such as '*.jpg',
+    /// or - for paths on standard input, one a line
+    #[arg(long, value_name = "IMG")]
     pictures: PathBuf,
     /// Model that finds pictures by their captions: a CLIP or a LiT [default: the built-in one for
     /// drawings]
@@ -83,16 +90,25 @@ struct Shown<'a> {
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
-    let given = args.text.as_deref().map(read).transpose()?;
-    if args.title.as_ref().is_some_and(|title| title.trim().is_empty()) {
-        return Err(Failure::usage("the title is empty; give one with --title TEXT"));
-    }
+    check(args)?;
+    let given = args.text.as_deref().map(read).transpose()?.map(|text| Article::new(&text));
+    let by = session::find(global, &ModelArgs::plain(args.by.as_deref()))?;
     let source = session::find(global, &args.model)?;
     let tokenizer = source.language_tokenizer();
     let processor = source.processor()?;
-    let words = |text: &String| tokenizer.as_ref().map_or(0, |t| t.encode(text, true).len());
-    let read = given.as_ref().map_or(0, words);
-    let work = Work { texts: TEXTS, read, written: WRITTEN, pictures: CANDIDATES };
+    let images = |lines: usize| args.images.map(|n| lines.min(usize::try_from(n).unwrap_or(lines)));
+    // A line has a token at least.
+    let lines = given.as_ref().map_or(WRITTEN, |article| article.lines().len());
+    let read = given.as_ref().map_or(WRITTEN, |article| {
+        let asked = spotting_prompt(article, images(lines));
+        tokenizer.as_ref().map_or(0, |t| t.encode(&asked, true).len())
+    });
+    let work = Work {
+        texts: TEXTS,
+        read,
+        written: PLACES,
+        pictures: CANDIDATES + images(lines).unwrap_or(USUAL_IMAGES.min(lines)),
+    };
     let session = source.open(global, work)?;
     let Model::XComposer(model) = &session.opened.model else {
         return Err(session.unsuitable("composing", "an InternLM-XComposer"));
@@ -100,37 +116,84 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let tokenizer = session.fitting(tokenizer?)?;
     let composer = Composer::new(&**model, &tokenizer, Some(interrupt::flag()))?;
     interrupt::watch();
-    let by = ModelArgs {
-        model: args.by.clone(),
-        quant: None,
-        lora: Vec::new(),
-        base: None,
-        ..args.model.clone()
+    let mut folder = Folder::of(global, by, &args.pictures, &processor, &**model)?;
+    let article = match (given, &args.title) {
+        (Some(article), _) => article,
+        (None, title) => written(args, &composer, title.as_deref().unwrap_or_default().trim())?,
     };
-    let mut folder = Folder::of(global, &by, &args.pictures, &processor, &**model)?;
-    let article = match (&given, &args.title) {
-        (Some(text), _) => Article::new(text),
-        (None, title) => composer.write(title.as_deref().unwrap_or_default().trim())?,
-    };
-    go_on()?;
+    let mut placed = Vec::new();
+    let images = images(article.lines().len());
+    let done = illustrate(global, (&composer, &article, images), &mut folder, &mut placed);
+    if let Err(failure) = done {
+        if placed.is_empty() && args.text.is_some() {
+            return Err(failure);
+        }
+        show(args, &article, &placed, &folder.index.names)?;
+        let count = placed.len();
+        return Err(failure.with(&format!("the article is kept; pictures placed so far: {count}")));
+    }
+    show(args, &article, &placed, &folder.index.names)?;
+    if folder.has_unread { Err(Failure::input_reported()) } else { Ok(()) }
+}
+
+/// What can be told before a model is there.
+fn check(args: &Args) -> Result<(), Failure> {
+    if args.title.as_ref().is_some_and(|title| title.trim().is_empty()) {
+        return Err(Failure::usage("the title is empty; give one with --title TEXT"));
+    }
+    if let Some(file) = &args.output {
+        check_writable(file)?;
+    }
+    let pictures = &args.pictures;
+    if Inputs::is_list(pictures) {
+        if args.text.as_ref().is_some_and(|text| Inputs::is_list(text)) {
+            let what =
+                "the article and --pictures are both on standard input; give one by its path";
+            return Err(Failure::usage(what));
+        }
+    } else if !Inputs::is_pattern(pictures) && !pictures.exists() {
+        let what = "no such file or folder; check the spelling";
+        return Err(Failure::input(format!("--pictures {}: {what}", pictures.display())));
+    }
+    Ok(())
+}
+
+/// An article that the model writes, which nothing that goes wrong later takes away.
+fn written(args: &Args, composer: &Composer, title: &str) -> Result<Article, Failure> {
+    let article = composer.write(title)?;
     if article.lines().is_empty() {
+        go_on()?;
         return Err(Failure::runtime("the model wrote nothing for this title; give another one"));
     }
-    let images = args.images.map(|n| (n as usize).min(article.lines().len()));
-    let (spots, reply) = composer.spots(&article, images)?;
+    let text = article.lines().join("\n\n") + "\n";
+    match &args.output {
+        Some(file) => write_file(file, text.as_bytes())?,
+        None => tell(&text),
+    }
+    Ok(article)
+}
+
+/// Places pictures behind lines of the article.
+fn illustrate(
+    global: &Global,
+    (composer, article, images): (&Composer, &Article, Option<usize>),
+    folder: &mut Folder,
+    placed: &mut Vec<Placed>,
+) -> Result<(), Failure> {
+    go_on()?;
+    let (spots, reply) = composer.spots(article, images)?;
     go_on()?;
     if spots.is_empty() {
         say(global, &format!("no picture is placed, as the reply names no line: {reply:?}"));
     }
-    let captions = composer.captions(&article, &spots)?;
+    let captions = composer.captions(article, &spots)?;
     go_on()?;
-    let placed = composer.place(&article, &captions, &mut folder)?;
+    composer.place(article, &captions, folder, placed)?;
     if placed.len() < spots.len() {
         let (all, used) = (spots.len(), placed.len());
         say(global, &format!("pictures for {used} of {all} places; the folder has no more"));
     }
-    show(args, &article, &placed, &folder.paths)?;
-    if folder.has_unread { Err(Failure::input_reported()) } else { Ok(()) }
+    Ok(())
 }
 
 /// The article and its pictures as they were asked for.
@@ -191,72 +254,43 @@ fn read(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// The pictures of a folder, with features to find them by.
+/// Pictures that are found by captions.
 struct Folder<'a> {
-    finder: Session,
+    index: Index,
     talker: &'a dyn Talker,
     processor: &'a Processor,
-    paths: Vec<String>,
-    /// One row of length 1 for each.
-    features: Vec<f32>,
     has_unread: bool,
 }
 
 impl<'a> Folder<'a> {
     fn of(
         global: &Global,
-        by: &ModelArgs,
-        dir: &Path,
+        by: Source,
+        pictures: &Path,
         processor: &'a Processor,
         talker: &'a dyn Talker,
     ) -> Result<Self, Failure> {
-        let args = PictureArgs {
-            images: vec![dir.to_owned()],
-            batch_size: 8,
-            upright: false,
-            fast_decode: false,
-        };
-        let source = session::find(global, by)?;
-        let mut all = Pictures::start(&args, source.processor()?)?;
-        let work = Work { texts: 1, read: session::CLIP_CONTEXT, ..args.work() };
-        let finder = source.open(global, work)?;
+        let own_processor = by.processor()?;
+        let work = Work { texts: 1, read: session::CLIP_CONTEXT, written: 0, pictures: BATCH };
+        let finder = by.open(global, work)?;
         finder.temperature("finding pictures by captions", "a CLIP or a LiT")?;
-        let mut folder = Self {
-            finder,
-            talker,
-            processor,
-            paths: Vec::new(),
-            features: Vec::new(),
-            has_unread: false,
-        };
+        let mut has_unread = false;
         let mut progress = Progress::new(global, "pictures", None, false);
-        while let Some(batch) = all.next_batch()? {
-            if let Some(pixels) = &batch.pixels {
-                let features = no_grad(|| folder.finder.embed_images(pixels))?;
-                folder.features.extend_from_slice(features.values());
-            }
-            for picture in &batch.pictures {
-                match &picture.error {
-                    None => folder.paths.push(picture.name.clone()),
-                    Some(error) => {
-                        folder.has_unread = true;
-                        tell(&format!("{}: {error}", picture.name));
-                    }
-                }
-            }
-            if folder.paths.len() > MOST_PICTURES {
-                return Err(Failure::input(format!(
-                    "{}: more than {MOST_PICTURES} pictures; give a smaller folder",
-                    dir.display()
-                )));
-            }
-            progress.add(batch.pictures.len());
-        }
-        if folder.paths.is_empty() {
-            let what = format!("{}: no pictures to place; give a folder of them", dir.display());
+        let index = Index::of(
+            &mut progress,
+            (finder, own_processor),
+            (Inputs::new(vec![pictures.to_owned()]), Reading::default()),
+            &mut |name, error| {
+                has_unread = true;
+                tell(&unread::line(name, error));
+                Ok(())
+            },
+        )?;
+        if index.names.is_empty() {
+            let what = format!("{}: no pictures to place; give others", pictures.display());
             return Err(Failure::input(what));
         }
-        Ok(folder)
+        Ok(Self { index, talker, processor, has_unread })
     }
 }
 
@@ -266,20 +300,18 @@ impl Album for Folder<'_> {
     fn find(&mut self, caption: &str, most: usize, but: &[usize]) -> Result<Vec<usize>, Failure> {
         go_on()?;
         let caption = [caption.to_owned()];
-        let text =
-            no_grad(|| Ok::<_, Failure>(self.finder.encode_texts(&caption)?.l2_normalise()?))?;
-        let rows = self.features.chunks_exact(text.shape().last_axis().max(1));
-        let cosine = |row: &[f32]| row.iter().zip(text.values()).map(|(a, b)| a * b).sum::<f32>();
-        let mut found: Vec<(usize, f32)> = rows.map(cosine).enumerate().collect();
-        found.retain(|(picture, _)| !but.contains(picture));
-        // Of equals the first one.
-        found.sort_by(|a, b| b.1.total_cmp(&a.1));
-        Ok(found.into_iter().take(most).map(|(picture, _)| picture).collect())
+        let encoded =
+            || Ok::<_, Failure>(self.index.session.encode_texts(&caption)?.l2_normalise()?);
+        let text = no_grad(encoded)?;
+        let mut found = self.index.nearest(text.values(), most + but.len());
+        found.retain(|picture| !but.contains(picture));
+        found.truncate(most);
+        Ok(found)
     }
 
     fn show(&mut self, picture: usize) -> Result<Tensor, Failure> {
-        let path = &self.paths[picture];
-        let (pixels, _) = pictures::one(Path::new(path), FilmArgs::default(), self.processor)?;
+        let path = Path::new(&self.index.names[picture]);
+        let (pixels, _) = pictures::one(path, Reading::default(), self.processor)?;
         let mut seen = no_grad(|| self.talker.pictures(&pixels))?;
         Ok(seen.swap_remove(0))
     }
@@ -299,5 +331,5 @@ fn say(global: &Global, text: &str) {
 
 fn tell(text: &str) {
     // Nobody is left to be told of a terminal that is gone.
-    let _ = writeln!(stderr(), "{text}");
+    let _ = writeln!(stderr(), "{}", harmless(text));
 }

@@ -6,7 +6,7 @@ use crate::films::FilmArgs;
 use crate::global::Global;
 use crate::interrupt;
 use crate::output::Output;
-use crate::pictures;
+use crate::pictures::{self, Reading};
 use crate::reader::{Asked, Reader};
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
@@ -99,6 +99,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             "--draw draws one answer on its picture; give one -i and --image",
         ));
     }
+    let reading = Reading::of(args.films);
     let mut examples = args.shots.read()?;
     match given.last() {
         None if args.shots.nearest.is_some() => {
@@ -106,7 +107,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             return Err(Failure::usage(what));
         }
         Some(picture) => {
-            if let Some(nearest) = args.shots.find_nearest(global, &examples)? {
+            if let Some(nearest) = args.shots.find_nearest(global, &examples, reading)? {
                 examples = shots::picked(examples, &nearest.to(picture)?);
             }
         }
@@ -133,10 +134,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let (mut seen, mut frame) = (Vec::new(), None);
     if let Some(processor) = &processor {
         for example in &examples {
-            seen.extend(example.pixels(args.films, processor)?);
+            seen.extend(example.pixels(reading, processor)?);
         }
         for path in &given {
-            let (pixels, of) = pictures::one(path, args.films, processor)?;
+            let (pixels, of) = pictures::one(path, reading, processor)?;
             seen.push(pixels);
             frame = Some((path.as_path(), of));
         }

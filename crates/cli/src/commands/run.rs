@@ -6,7 +6,7 @@ use crate::films::FilmArgs;
 use crate::global::Global;
 use crate::interrupt;
 use crate::output::{self, Output};
-use crate::pictures;
+use crate::pictures::{self, Reading};
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
 use crate::template::{Form, TemplateArgs};
@@ -271,7 +271,7 @@ impl Chat<'_> {
             let what = "the model reads text alone; a LLaVA or a MiniGPT can be shown pictures";
             return Err(Failure::usage(what));
         };
-        let (pixels, frame) = pictures::one(path, self.films, processor)?;
+        let (pixels, frame) = pictures::one(path, Reading::of(self.films), processor)?;
         for tokens in talker.pictures(&pixels)? {
             self.next.push(Shown { path: path.to_owned(), tokens, frame });
         }

@@ -254,20 +254,22 @@ impl<'a> Composer<'a> {
         Ok(captions)
     }
 
-    /// A picture of the album for each caption, in the order of the lines. A picture is placed once; when
-    /// there are no more, later lines get none.
+    /// A picture of the album for each caption, in the order of the lines, added to `placed`, which begins
+    /// empty. A picture is placed once; when there are no more, later lines get none.
     ///
     /// # Errors
-    /// Those of the album, or if article and pictures do not fit into the context.
+    /// Those of the album, or if article and pictures do not fit into the context; `placed` has those that
+    /// were placed before.
     pub fn place<A: Album>(
         &self,
         article: &Article,
         captions: &[Caption],
         album: &mut A,
-    ) -> std::result::Result<Vec<Placed>, A::Error> {
+        placed: &mut Vec<Placed>,
+    ) -> std::result::Result<(), A::Error> {
         let mut captions = captions.to_vec();
         captions.sort_by_key(|caption| caption.line);
-        let (mut placed, mut shown): (Vec<Placed>, Vec<Tensor>) = (Vec::new(), Vec::new());
+        let mut shown: Vec<Tensor> = Vec::new();
         for caption in captions {
             let used: Vec<usize> = placed.iter().map(|p| p.picture).collect();
             let candidates = album.find(&caption.text, CANDIDATES, &used)?;
@@ -283,7 +285,7 @@ impl<'a> Composer<'a> {
             shown.push(seen.swap_remove(best));
             placed.push(Placed { caption, picture: candidates[best], candidates });
         }
-        Ok(placed)
+        Ok(())
     }
 
     /// Which of the candidates belongs behind a line, with pictures behind earlier lines: the one whose
