@@ -391,6 +391,19 @@ fn label_files_are_data_and_their_faults_have_code_3() {
 }
 
 #[test]
+fn a_rehearsal_splits_the_work_for_threads_that_there_are_not() {
+    let (code, out, err) = run(&["bench", "--shape", "vit-ti16", "--scaling", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let rows: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let threads: Vec<u64> = rows.iter().map(|row| row["threads"].as_u64().unwrap()).collect();
+    assert_eq!(threads, [1, 2, 4, 8, 16, 32, 64]);
+    let ms = |i: usize| rows[i]["ms"].as_f64().unwrap();
+    assert!(ms(3) < 0.5 * ms(0), "eight threads take less than half of the time of one: {out}");
+    // A split for more threads forks no more often: only tasks become smaller.
+    assert!(rows.iter().all(|row| row["forks"] == rows[0]["forks"]), "{out}");
+}
+
+#[test]
 fn what_does_not_fit_into_memory_is_refused_with_code_5() {
     for task in ["encode", "train"] {
         let arguments = ["bench", "--shape", "VIT-S16", "--task", task, "--batch", "4000000"];

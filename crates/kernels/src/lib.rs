@@ -26,6 +26,7 @@ pub mod optimiser;
 pub mod pool;
 pub mod pooling;
 pub mod quant;
+pub mod rehearsal;
 pub mod rotary;
 pub mod simd;
 

@@ -6,6 +6,7 @@
 //! Results never depend on the number of threads: tasks write disjoint memory, and sums are split
 //! by fixed chunks, not by thread.
 
+use crate::rehearsal;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -56,7 +57,8 @@ pub fn set_threads(threads: usize) -> bool {
 /// Threads that kernels use: what [`set_threads`] asked for, else `OCELLI_THREADS`,
 /// `RAYON_NUM_THREADS`, `OMP_NUM_THREADS`, else one per core.
 pub fn threads() -> usize {
-    POOL.get().map_or_else(wanted_threads, |p| p.threads)
+    let real = || POOL.get().map_or_else(wanted_threads, |p| p.threads);
+    rehearsal::threads().unwrap_or_else(real)
 }
 
 fn wanted_threads() -> usize {
@@ -186,6 +188,9 @@ impl Drop for Report<'_> {
 /// If a task panicked on a worker.
 pub fn parallel_for(tasks: usize, task: impl Fn(usize) + Sync) {
     let serial = || (0..tasks).for_each(&task);
+    if tasks > 1 && rehearsal::fork(tasks, &task) {
+        return;
+    }
     if tasks <= 1 || INSIDE.get() || threads() == 1 {
         return serial();
     }

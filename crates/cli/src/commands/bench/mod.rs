@@ -1,6 +1,7 @@
 //! `ocelli bench`: how fast a model runs here.
 
 mod pictures;
+mod scaling;
 mod text;
 
 use crate::failure::Failure;
@@ -22,7 +23,8 @@ use std::time::Instant;
   ocelli bench --shape vit-b16 --batch 8
   ocelli bench --shape vit-s16 --task train --batch 8 --json
   ocelli bench -m openai/clip-vit-base-patch32 --task encode
-  ocelli bench --shape llama-1.1b --task decode --tokens 256 --dtype q4_0")]
+  ocelli bench --shape llama-1.1b --task decode --tokens 256 --dtype q4_0
+  ocelli bench --shape vit-b16 --scaling")]
 pub(crate) struct Args {
     /// Model: a folder, a weights file, or org/name[@revision] of the hub
     #[arg(short, long, conflicts_with = "shape")]
@@ -48,6 +50,9 @@ pub(crate) struct Args {
     /// Answer lines on standard input
     #[arg(long, conflicts_with = "json")]
     interactive: bool,
+    /// Tell what 1 to 64 threads would take, from a run on one thread that is split for as many
+    #[arg(long, conflicts_with = "interactive")]
+    scaling: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -155,11 +160,15 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         parameters.narrow(kind);
     }
     let mut step = Step::new(args, model, &parameters)?;
-    step.run()?; // Packs weights, warms caches.
+    // Warms caches; packs weights, which are packed when they are used again.
+    step.run()?;
+    step.run()?;
     if args.interactive {
         return answer(&mut step);
     }
-    step.run()?;
+    if args.scaling {
+        return say(&scaling::table(&mut step, args.json)?);
+    }
     let start = Instant::now();
     let mut times = Vec::new();
     while times.len() < 3 || (times.len() < RUNS && start.elapsed().as_secs_f64() < SECONDS) {
