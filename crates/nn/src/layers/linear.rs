@@ -5,15 +5,16 @@ use crate::{Builder, Init, Parameter};
 use ocelli_tensor::{Activation, LinearOptions, Narrow, PackedWeight, Result, Tensor};
 use std::sync::Mutex;
 
-/// `y = x Wᵀ + b`. Outside of training the weight is packed once for the kernels, which then hold the
-/// only copy in memory.
+/// `y = x Wᵀ + b`. Outside of training the weight is packed for the kernels, which then hold the only
+/// copy in memory. One of f32 is packed when it is used again: a program that looks at one picture would
+/// write all weights for nothing.
 #[derive(Debug)]
 pub struct Linear {
     weight: Parameter,
     bias: Option<Parameter>,
     lora: Option<Box<Lora>>,
-    /// The packed weight and the version of the values it was made from.
-    packed: Mutex<Option<(u64, PackedWeight)>>,
+    /// The version of the values that were used last, and the packed weight that was made of them.
+    packed: Mutex<Option<(u64, Option<PackedWeight>)>>,
 }
 
 impl Linear {
@@ -116,20 +117,31 @@ impl Linear {
             options.in_bf16 = self.weight.narrow() == Some(Narrow::Bf16);
             return x.linear_with(&weight, options);
         }
-        x.linear_packed(&self.packed(&weight)?, options)
+        match self.packed(&weight)? {
+            Some(packed) => x.linear_packed(&packed, options),
+            None => x.linear_with(&weight, options),
+        }
     }
 
-    fn packed(&self, weight: &Tensor) -> Result<PackedWeight> {
+    /// The packed weight, unless it is one of f32 that is used for the first time.
+    fn packed(&self, weight: &Tensor) -> Result<Option<PackedWeight>> {
         let version = self.weight.version();
         let mut slot = self.packed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((made, packed)) = &*slot
-            && *made == version
-        {
-            return Ok(packed.clone());
-        }
-        let packed = PackedWeight::new(weight, self.weight.narrow())?;
+        let narrow = self.weight.narrow();
+        let is_used = match &*slot {
+            Some((made, packed)) if *made == version => {
+                if packed.is_some() {
+                    return Ok(packed.clone());
+                }
+                true
+            }
+            _ => narrow.is_some() || weight.block_kind().is_some(),
+        };
+        let packed = if is_used { Some(PackedWeight::new(weight, narrow)?) } else { None };
         *slot = Some((version, packed.clone()));
-        self.weight.rest();
+        if packed.is_some() {
+            self.weight.rest();
+        }
         Ok(packed)
     }
 }
