@@ -4,7 +4,7 @@ use crate::failure::{Failure, chain};
 use crate::session::Session;
 use clap::Args;
 use ocelli_data::image::{DrawnBox, Limits, Processor, draw_boxes, encode_png, open};
-use ocelli_data::text::BoxNotation;
+use ocelli_data::text::{BoxNotation, TextBox};
 use ocelli_models::systems::talker::Talker;
 use serde::Serialize;
 use std::io::{Write, stderr};
@@ -17,6 +17,72 @@ pub(crate) struct DrawArgs {
     /// boxes
     #[arg(long, value_name = "FILE")]
     pub(crate) draw: Option<PathBuf>,
+}
+
+/// A box that is asked about.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RegionArgs {
+    /// A box of the picture in pixels, which stands in the question where it says {box}; for models that
+    /// know boxes
+    #[arg(long = "box", value_name = "LEFT,TOP,RIGHT,BOTTOM", value_parser = pixels)]
+    region: Option<[f64; 4]>,
+}
+
+/// What stands in a question for a box.
+const PLACE: &str = "{box}";
+
+fn pixels(text: &str) -> Result<[f64; 4], String> {
+    let numbers: Result<Vec<f64>, _> = text.split(',').map(|n| n.trim().parse()).collect();
+    match numbers.as_deref() {
+        Ok(&[left, top, right, bottom])
+            if left >= 0.0 && top >= 0.0 && left < right && top < bottom && right + bottom < 1e9 =>
+        {
+            Ok([left, top, right, bottom])
+        }
+        _ => Err("expected four numbers of pixels, such as 30,40,150,120, that grow from left to right and \
+                  from top to bottom"
+            .to_owned()),
+    }
+}
+
+impl RegionArgs {
+    /// Whether a box is asked about, which the question must have a place for.
+    pub(crate) fn check(&self, question: &str, pictures: &[PathBuf]) -> Result<bool, Failure> {
+        match (self.region.is_some(), question.contains(PLACE)) {
+            (false, false) => return Ok(false),
+            (true, true) => {}
+            (true, false) => {
+                return Err(Failure::usage("--box: write {box} in the question where it belongs"));
+            }
+            (false, true) => {
+                return Err(Failure::usage("{box} in the question: say with --box which one"));
+            }
+        }
+        match pictures {
+            [one] if !one.is_dir() => Ok(true),
+            _ => Err(Failure::usage("--box is a box of one picture; name one file")),
+        }
+    }
+
+    /// The question with the box as the model of `drawing` writes it.
+    pub(crate) fn ask(
+        &self,
+        question: &str,
+        drawing: &Drawing,
+        frame: Frame,
+    ) -> Result<String, Failure> {
+        let (Some(region), Some(notation)) = (self.region, drawing.notation) else {
+            return Ok(question.to_owned());
+        };
+        let ((width, height), [.., right, bottom]) = (frame.size, region);
+        if right > width as f64 || bottom > height as f64 {
+            return Err(Failure::usage(format!(
+                "--box ends at {right},{bottom}, but the picture has {width} x {height} pixels"
+            )));
+        }
+        let text_box = TextBox::of_pixels(region, &frame.field);
+        Ok(question.replace(PLACE, &notation.write(&text_box)))
+    }
 }
 
 /// A box of an answer.
@@ -54,6 +120,9 @@ impl Frame {
     }
 }
 
+/// Which models know boxes.
+const KNOWING: &str = "a MiniGPT-v2 or a Qwen-VL, which answer with boxes";
+
 /// How a model writes boxes, and where they are to be drawn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drawing<'a> {
@@ -72,11 +141,17 @@ impl<'a> Drawing<'a> {
     ) -> Result<Self, Failure> {
         let notation = session.opened.model.talker().and_then(Talker::boxes);
         if args.draw.is_some() && notation.is_none() {
-            return Err(
-                session.unsuitable("--draw", "a MiniGPT-v2 or a Qwen-VL, which answer with boxes")
-            );
+            return Err(session.unsuitable("--draw", KNOWING));
         }
         Ok(Self { notation, file: args.draw.as_deref(), upright })
+    }
+
+    /// That the model knows boxes, if one is asked about.
+    pub(crate) fn knows(&self, session: &Session, is_asked: bool) -> Result<(), Failure> {
+        if is_asked && self.notation.is_none() {
+            return Err(session.unsuitable("--box", KNOWING));
+        }
+        Ok(())
     }
 
     /// The boxes of an answer about a picture; nothing if the model writes none.

@@ -1,6 +1,6 @@
 //! A text about each picture.
 
-use crate::boxes::{Boxes, DrawArgs, Drawing, Frame};
+use crate::boxes::{Boxes, DrawArgs, Drawing, Frame, RegionArgs};
 use crate::failure::Failure;
 use crate::films::FilmArgs;
 use crate::global::Global;
@@ -34,6 +34,8 @@ pub(crate) struct Texts<'a> {
     pub(crate) films: FilmArgs,
     pub(crate) pictures: &'a PictureArgs,
     pub(crate) draw: &'a DrawArgs,
+    /// A box that the question is about.
+    pub(crate) region: Option<&'a RegionArgs>,
 }
 
 /// Tokens of an answer, where nothing is said, and of what is asked, for the need of memory.
@@ -95,6 +97,7 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
         }
     };
     let drawing = Drawing::new(&session, asked.draw, asked.pictures.upright)?;
+    drawing.knows(&session, asked.region.is_some())?;
     let tokenizer = session.fitting(tokenizer?)?;
     let mut settings = asked.sampling.settings(&writer.usual(&asked.request))?;
     if settings.eos.is_empty() {
@@ -114,6 +117,15 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
                 let read = batch.pictures.iter().filter(|picture| picture.error.is_none());
                 let read: Vec<&Path> = read.map(|picture| Path::new(&picture.name)).collect();
                 let about = (&read[..], pixels);
+                let question = match (asked.region, asked.request, &batch.pictures[..]) {
+                    (Some(region), Request::Answer(question), [picture]) => {
+                        let frame = Frame::new(&processor, picture.size).map_err(Failure::input)?;
+                        Some(region.ask(question, &drawing, frame)?)
+                    }
+                    _ => None,
+                };
+                let request = question.as_deref().map_or(asked.request, Request::Answer);
+                let asked = &Texts { request, ..*asked };
                 of_batch(asked, (writer, shown.as_ref()), &tokenizer, &settings, about)?
             }
             None => Vec::new(),

@@ -245,6 +245,33 @@ fn boxes_of_qwen_vl_are_read_and_drawn() {
 }
 
 #[test]
+fn a_box_is_asked_about_in_pixels() {
+    let folder = Folder::new("boxes-asked");
+    let model = model(&folder, &QWEN);
+    let ask = |question: &str, more: &[&str]| {
+        let command = ["vqa", "-m", &model, "-q", question, "--jsonl", CUP];
+        let output = ocelli(&[&command[..], more].concat(), "");
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(ask("What is in {box}?", &["--box", "30,40,150,120"]).0, Some(0));
+    for (question, more, said) in [
+        ("What is it?", &["--box", "30,40,150,120"][..], "write {box} in the question"),
+        ("What is in {box}?", &[], "say with --box which one"),
+        ("What is in {box}?", &["--box", "30,40,302,120"], "but the picture has 301 x 200 pixels"),
+        ("What is in {box}?", &["--box", "30,40,20,120"], "expected four numbers of pixels"),
+        ("What is in {box}?", &["--box", "NaN,1,2,3"], "expected four numbers of pixels"),
+        ("What is in {box}?", &["--box", "1,1,2,2", CUP], "name one file"),
+    ] {
+        let (code, error) = ask(question, more);
+        assert!(code == Some(2) && error.contains(said), "{code:?} {error}");
+    }
+    let llava =
+        ["vqa", "-m", "testdata/golden/llava/hf_v15", "-q", "{box}?", "--box", "1,1,2,2", CUP];
+    let error = String::from_utf8(ocelli(&llava, "").stderr).unwrap();
+    assert!(error.contains("--box needs a MiniGPT-v2 or a Qwen-VL"), "{error}");
+}
+
+#[test]
 fn drawing_needs_one_picture_and_a_model_with_boxes() {
     let llava = "testdata/golden/llava/hf_v15";
     for (command, said) in [

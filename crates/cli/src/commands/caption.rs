@@ -56,6 +56,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             films: args.films,
             pictures: &args.pictures,
             draw: &args.draw,
+            region: None,
         },
     )
 }

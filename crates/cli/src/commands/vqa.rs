@@ -1,6 +1,6 @@
 //! `ocelli vqa`: an answer to a question about each picture.
 
-use crate::boxes::DrawArgs;
+use crate::boxes::{DrawArgs, RegionArgs};
 use crate::failure::Failure;
 use crate::films::FilmArgs;
 use crate::global::Global;
@@ -19,6 +19,7 @@ Examples:
   ocelli vqa -m Salesforce/blip-vqa-base -q 'how many dogs are there?' photo.jpg
   ocelli vqa -m blip-vqa/ -q 'what colour is the car?' --jsonl photos/
   ocelli vqa -m minigpt-v2/ -q '[refer] give me the location of the dog' --draw dog.png photo.jpg
+  ocelli vqa -m Qwen-VL/ -q 'What is in {box}?' --box 30,40,150,120 photo.jpg
 
 A picture that cannot be read is reported in its place; the exit code is then 3.")]
 pub(crate) struct Args {
@@ -37,6 +38,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     draw: DrawArgs,
     #[command(flatten)]
+    region: RegionArgs,
+    #[command(flatten)]
     films: FilmArgs,
     #[command(flatten)]
     pictures: PictureArgs,
@@ -46,6 +49,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     if args.question.trim().is_empty() {
         return Err(Failure::usage("the question is empty; ask one with -q TEXT"));
     }
+    let has_region = args.region.check(&args.question, &args.pictures.images)?;
     let request = Request::Answer(&args.question);
     texts::write(
         global,
@@ -58,6 +62,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             films: args.films,
             pictures: &args.pictures,
             draw: &args.draw,
+            region: has_region.then_some(&args.region),
         },
     )
 }

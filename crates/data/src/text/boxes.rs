@@ -22,6 +22,8 @@ pub struct BoxNotation {
     pub marks: [&'static str; 5],
     /// What stands between boxes of one label.
     pub joint: &'static str,
+    /// The largest coordinate that is asked about.
+    pub largest: u32,
 }
 
 /// A box of an answer.
@@ -77,6 +79,7 @@ impl BoxNotation {
         label: ["<p>", "</p>"],
         marks: ["{<", "><", "><", "><", ">}"],
         joint: "<delim>",
+        largest: 100,
     };
 
     /// `<ref>label</ref><box>(left,top),(right,bottom)</box>` in 0..1000, as Qwen-VL writes (Bai et al.
@@ -86,7 +89,17 @@ impl BoxNotation {
         label: ["<ref>", "</ref>"],
         marks: ["<box>(", ",", "),(", ",", ")</box>"],
         joint: "",
+        largest: 999,
     };
+
+    /// A box as it stands in a question, without a label. Coordinates are rounded down, as the models
+    /// were taught.
+    pub fn write(&self, text_box: &TextBox) -> String {
+        let unit = |share: f64| ((share * f64::from(self.units)) as u32).min(self.largest);
+        let [m0, m1, m2, m3, m4] = self.marks;
+        let [left, top, right, bottom] = text_box.corners.map(unit);
+        format!("{m0}{left}{m1}{top}{m2}{right}{m3}{bottom}{m4}")
+    }
 
     /// The boxes of an answer in its order, and what is wrong with those that are none.
     pub fn read(&self, text: &str) -> Vec<Result<TextBox, BoxError>> {
@@ -182,6 +195,16 @@ fn shown(text: &str) -> String {
 }
 
 impl TextBox {
+    /// The box of left, top, right and bottom in pixels of a picture of which the model sees `field`, as
+    /// in [`TextBox::pixels`]. What the model does not see is cut off.
+    pub fn of_pixels(pixels: [f64; 4], field: &[f64; 4]) -> Self {
+        let [left, top, width, height] = *field;
+        let x = |pixel: f64| ((pixel - left) / width).clamp(0.0, 1.0);
+        let y = |pixel: f64| ((pixel - top) / height).clamp(0.0, 1.0);
+        let [x0, y0, x1, y1] = pixels;
+        Self { label: None, corners: [x(x0), y(y0), x(x1), y(y1)] }
+    }
+
     /// Left, top, right and bottom in pixels of a picture of `size`, width and height, of which the
     /// model saw `field`: left and top, width and height, in pixels of the picture. What lies outside
     /// of the picture is cut off.
@@ -221,6 +244,21 @@ mod tests {
         let found = OTHER.read("<ref>the dog</ref><box>(70,250),(500,1000)</box>");
         let dog = TextBox { label: Some("the dog".to_owned()), corners: [0.07, 0.25, 0.5, 1.0] };
         assert_eq!(found, [Ok(dog)]);
+    }
+
+    #[test]
+    fn pixels_are_asked_about_in_the_units_of_the_model() {
+        // A picture of 400 x 200 whose middle the model sees.
+        let field = [100.0, 0.0, 200.0, 200.0];
+        let text_box = TextBox::of_pixels([150.0, 20.0, 250.0, 200.0], &field);
+        assert_eq!(text_box.corners, [0.25, 0.1, 0.75, 1.0]);
+        assert_eq!(V2.write(&text_box), "{<25><10><75><100>}");
+        assert_eq!(OTHER.write(&text_box), "<box>(250,100),(750,999)</box>");
+        assert_eq!(text_box.pixels(&field, (400, 200)), [150.0, 20.0, 250.0, 200.0]);
+        let read = V2.read(&V2.write(&text_box)).remove(0).unwrap();
+        assert_eq!(read, text_box);
+        let outside = TextBox::of_pixels([0.0, -5.0, 50.0, 300.0], &field);
+        assert_eq!(outside.corners, [0.0, 0.0, 0.0, 1.0]);
     }
 
     #[test]
