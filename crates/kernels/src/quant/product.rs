@@ -24,7 +24,7 @@ const PANELS: usize = 2;
 /// Bytes that memory is asked for ahead of where a panel is read.
 const AHEAD: usize = 4608;
 /// Rows of a task of many rows.
-const CHUNK: usize = 128;
+const CHUNK: usize = 256;
 
 /// The fastest instruction set of this machine that multiplies bytes.
 pub(super) fn best_isa() -> Isa {
