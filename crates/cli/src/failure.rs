@@ -105,7 +105,7 @@ impl From<ocelli_models::Error> for Failure {
             | E::UnknownModel { .. }
             // Of the files that belong to a model: its tokenizer, its processor.
             | E::Data(_) => Self::model(message),
-            E::Unsuitable { .. } | E::ImageCount { .. } | E::Frames { .. } => Self::usage(message),
+            E::Unsuitable { .. } | E::ImageCount { .. } => Self::usage(message),
             E::ContextOverflow { .. } | E::EmptyPrompt { .. } => Self::input(message),
             _ => Self::runtime(message),
         }

@@ -83,17 +83,6 @@ pub enum Error {
         /// Pictures.
         images: usize,
     },
-    /// A film has frames that a model cannot tell apart.
-    #[error(
-        "a film of {frames} frames needs an embedding for each moment, and the model has {embedded}; \
-         give one frame"
-    )]
-    Frames {
-        /// Frames of the film.
-        frames: usize,
-        /// Frames that have an embedding; between two of them there may be more.
-        embedded: usize,
-    },
     /// There is nothing to go on from.
     #[error("prompt {index} has no tokens; give at least one word")]
     EmptyPrompt {

@@ -317,8 +317,8 @@ fn few_shot_prompts_of_three_pictures_are_the_same_together_and_alone() {
     let texts = few_shot_texts();
     let lengths: BTreeSet<usize> = texts.iter().map(Vec::len).collect();
     assert_eq!(lengths.len(), texts.len(), "all lengths differ");
-    for (text, looks_back) in languages().into_iter().zip([false, true, false, true]) {
-        let model = flamingo(text, looks_back);
+    for (i, text) in languages().into_iter().enumerate() {
+        let model = flamingo(text, i % 2 == 1);
         let (mut prompts, mut pixels_of) = (Vec::new(), Vec::new());
         for (row, ids) in texts.iter().enumerate() {
             let pixels = pixels(ids.iter().filter(|id| **id == IMAGE).count(), 11 + row);

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use ocelli_models::connector::gated_xattn::{self, GatedConfig, GatedCrossAttention, times};
-use ocelli_models::connector::qformer::{Memory, QFormer, QFormerConfig, QFormerTextConfig, Sight};
+use ocelli_models::connector::qformer::{
+    Memory, Objective, QFormer, QFormerConfig, QFormerTextConfig,
+};
 use ocelli_models::language::bert::Texts;
 use ocelli_models::language::chatglm::{Asked, ChatGlm, ChatGlmConfig};
 use ocelli_nn::Builder;
@@ -53,27 +55,27 @@ fn a_q_former_sees_what_its_objectives_say() {
         let mut other = words;
         other[at] += 1;
         let [before, after] = [words, other].map(|ids| texts(&ids));
-        let sees = |sight: Sight, place: usize| {
-            sight.of(place, queries, words.len()).contains(&(queries + at))
+        let sees = |objective: Objective, place: usize| {
+            objective.seen(place, queries, words.len()).contains(&(queries + at))
         };
-        let of_text = |sight| {
-            (queries..queries + words.len()).map(|place| sees(sight, place)).collect::<Vec<_>>()
+        let of_text = |objective| {
+            (queries..queries + words.len()).map(|place| sees(objective, place)).collect::<Vec<_>>()
         };
 
         let read = |t| model.read(t).unwrap();
         assert_eq!(
             changed(&read(&before), &read(&after)),
-            of_text(Sight::Apart),
+            of_text(Objective::Contrastive),
             "contrast, word {at}"
         );
         let join = |t| model.join(&memory, t).unwrap();
         let all: Vec<bool> =
-            (0..queries + words.len()).map(|place| sees(Sight::Together, place)).collect();
+            (0..queries + words.len()).map(|place| sees(Objective::Matching, place)).collect();
         assert_eq!(changed(&join(&before), &join(&after)), all, "matching, word {at}");
         let write = |t| model.write(&memory, t).unwrap();
         assert_eq!(
             changed(&write(&before), &write(&after)),
-            of_text(Sight::Writing),
+            of_text(Objective::Generation),
             "writing, word {at}"
         );
     }
@@ -126,11 +128,7 @@ fn a_word_looks_at_the_pictures_that_are_drawn() {
         for medium in 1..=media {
             let mut other = pictures.clone();
             other[(medium - 1) * latents * 8] += 0.5;
-            // A word before all pictures that looks back takes their mean.
-            let sees = |time: &u32| {
-                gated_xattn::looks_at(*time, medium as u32, looks_back)
-                    || (looks_back && *time == 0)
-            };
+            let sees = |time: &u32| gated_xattn::sees(*time, medium as u32, looks_back);
             let sees: Vec<bool> = times.iter().map(sees).collect();
             assert_eq!(
                 changed(&look(&pictures), &look(&other)),

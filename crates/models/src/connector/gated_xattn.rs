@@ -36,6 +36,12 @@ pub fn looks_at(time: u32, medium: u32, looks_back: bool) -> bool {
     if looks_back { time >= medium } else { time == medium }
 }
 
+/// Whether a picture has a part in what a token sees: one that looks back at none is left without a
+/// score, so that all pictures have the same part.
+pub fn sees(time: u32, medium: u32, looks_back: bool) -> bool {
+    looks_at(time, medium, looks_back) || (looks_back && time == 0)
+}
+
 /// Which pictures every token of a batch looks at.
 ///
 /// A token whose time is `t` comes behind the `t`-th place for a picture; that place has time `t`

@@ -83,27 +83,27 @@ const INIT: Init = Init::Normal(0.02);
 /// Added to a score that is not to count.
 const UNSEEN: f32 = -1e30;
 
-/// Who sees whom among the queries and a text, for each of the three objectives.
+/// The objectives of the first stage, each with a mask of its own (Li et al. 2023, §3.1 and Figure 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
-    /// Image-text contrast: queries and text are read apart.
-    Apart,
+pub enum Objective {
+    /// Image-text contrastive learning: queries and text are read apart.
+    Contrastive,
     /// Image-text matching: everything sees everything.
-    Together,
-    /// Image-grounded writing: queries see each other, a token them and the text up to itself.
-    Writing,
+    Matching,
+    /// Image-grounded text generation: queries see each other, a token them and the text up to itself.
+    Generation,
 }
 
-impl Sight {
+impl Objective {
     /// The places that the token at `place` sees, of `queries` queries and `tokens` tokens of text in
     /// this order.
-    pub fn of(self, place: usize, queries: usize, tokens: usize) -> Range<usize> {
+    pub fn seen(self, place: usize, queries: usize, tokens: usize) -> Range<usize> {
         let all = queries + tokens;
         match self {
-            Self::Together => 0..all,
-            Self::Writing => 0..queries.max(place + 1),
-            Self::Apart if place < queries => 0..queries,
-            Self::Apart => queries..all,
+            Self::Matching => 0..all,
+            Self::Generation => 0..queries.max(place + 1),
+            Self::Contrastive if place < queries => 0..queries,
+            Self::Contrastive => queries..all,
         }
     }
 }
@@ -310,7 +310,7 @@ impl QFormer {
     pub fn joint_states(&self, memory: &Memory, texts: &Texts) -> Result<Vec<Tensor>> {
         let tokens = [self.query_tokens(memory.batch())?, self.text_tokens(texts)?];
         let tokens = Tensor::cat(&[&tokens[0], &tokens[1]], 1)?;
-        self.run(&tokens, Some(memory), &self.joint_mask(texts, Sight::Together)?)
+        self.run(&tokens, Some(memory), &self.joint_mask(texts, Objective::Matching)?)
     }
 
     /// Queries and texts that see each other, `[batch, queries + tokens, width]`, queries first.
@@ -331,7 +331,11 @@ impl QFormer {
         let head = head.ok_or_else(|| unsuitable("writing text", "a language head"))?;
         let tokens = [self.query_tokens(memory.batch())?, self.text_tokens(texts)?];
         let tokens = Tensor::cat(&[&tokens[0], &tokens[1]], 1)?;
-        let x = last(self.run(&tokens, Some(memory), &self.joint_mask(texts, Sight::Writing)?)?);
+        let x = last(self.run(
+            &tokens,
+            Some(memory),
+            &self.joint_mask(texts, Objective::Generation)?,
+        )?);
         let x = x.narrow(1, self.config.queries, texts.tokens())?; // [batch, tokens, width]
         let x = head.transform.forward_with(&x, self.config.activation, None)?;
         Ok(head.vocab.forward(&head.norm.forward(&x)?)?)
@@ -361,7 +365,7 @@ impl QFormer {
     }
 
     /// The mask over queries and text that are read at once, without the padding.
-    fn joint_mask(&self, texts: &Texts, sight: Sight) -> Result<AttentionMask> {
+    fn joint_mask(&self, texts: &Texts, objective: Objective) -> Result<AttentionMask> {
         let (queries, tokens) = (self.config.queries, texts.tokens());
         let all = queries + tokens;
         let mut keys = Vec::with_capacity(texts.batch * all);
@@ -369,12 +373,12 @@ impl QFormer {
             keys.extend(std::iter::repeat_n(1, queries));
             keys.extend_from_slice(text);
         }
-        let bias = if sight == Sight::Together {
+        let bias = if objective == Objective::Matching {
             None
         } else {
             let mut bias = vec![UNSEEN; all * all];
             for (i, row) in bias.chunks_exact_mut(all).enumerate() {
-                row[sight.of(i, queries, tokens)].fill(0.0);
+                row[objective.seen(i, queries, tokens)].fill(0.0);
             }
             Some(Tensor::from_slice(&bias, &[1, 1, all, all])?)
         };

@@ -300,10 +300,17 @@ impl<'a> Composer<'a> {
         line: usize,
         candidates: &[Tensor],
     ) -> Result<usize> {
-        let letters = self.letters.iter().take(candidates.len());
         if candidates.len() <= 1 {
             return Ok(0);
         }
+        if candidates.len() > self.letters.len() {
+            return Err(Error::Unsuitable {
+                what: "choosing among pictures",
+                needs: "at most as many as there are letters for them, 4",
+                is: format!("a choice of {}", candidates.len()),
+            });
+        }
+        let letters = self.letters.iter().take(candidates.len());
         let parts = choosing_prompt(article, lines, line, candidates.len());
         let mut ids = Vec::new();
         for (i, part) in parts.iter().enumerate() {

@@ -17,7 +17,7 @@ use crate::systems::talker::{Reading, Talker};
 use crate::systems::writer::Request;
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
 use crate::vision::nfnet::{self, NfNet, NfNetConfig};
-use crate::{Error, Result};
+use crate::Result;
 use ocelli_nn::layers::LayerNorm;
 use ocelli_nn::{Builder, Name, Names, copy};
 use ocelli_tensor::{Activation, Tensor};
@@ -466,10 +466,6 @@ impl Talker for Flamingo {
                 return Err(ocelli_tensor::Error::Shape { op, expected, got }.into());
             }
         };
-        let embedded = self.config.resampler.frames;
-        if frames > 1 && embedded < 2 {
-            return Err(Error::Frames { frames, embedded });
-        }
         let pixels = pixels.reshape(&[batch, 1, frames, channels, img_h, img_w])?;
         let seen = self.features(&pixels)?; // [batch, 1, frames, positions, width]
         let [positions, width] = [seen.shape()[3], seen.shape()[4]];

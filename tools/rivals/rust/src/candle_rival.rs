@@ -15,11 +15,11 @@ use crate::{Work, ids, pixels};
 /// Steps of an answer before the cache is made anew.
 const ANSWER: usize = 128;
 
-/// Pictures through ViT-B/16, or tokens through a LLaMA of GGUF blocks.
+/// Pictures through ViT-B/16, or a token through a LLaMA of GGUF blocks.
 pub fn work(task: &str, dtype: &str, size: usize, data: &Path) -> Result<Work> {
     match (task, dtype) {
         ("vit-b16", "f32") => encode(size, data),
-        ("prefill" | "decode", "q4_0" | "q8_0") => language(task, size, &data.join(format!("llama_1b_{dtype}.gguf"))),
+        ("decode", "q4_0" | "q8_0") => language(size, &data.join(format!("llama_1b_{dtype}.gguf"))),
         _ => bail!("candle does not run {task} in {dtype}"),
     }
 }
@@ -27,26 +27,22 @@ pub fn work(task: &str, dtype: &str, size: usize, data: &Path) -> Result<Work> {
 fn encode(batch: usize, data: &Path) -> Result<Work> {
     let file = data.join("vit_b16_hf/model.safetensors");
     // SAFETY: nothing writes the file while it is mapped.
-    let weights = unsafe { VarBuilder::from_mmaped_safetensors(&[file], DType::F32, &Device::Cpu)? };
+    let weights =
+        unsafe { VarBuilder::from_mmaped_safetensors(&[file], DType::F32, &Device::Cpu)? };
     let model = vit::Model::new(&vit::Config::vit_base_patch16_224(), 1000, weights)?;
-    let input = Tensor::from_vec(pixels(batch * 3 * 224 * 224), (batch, 3, 224, 224), &Device::Cpu)?;
+    let input =
+        Tensor::from_vec(pixels(batch * 3 * 224 * 224), (batch, 3, 224, 224), &Device::Cpu)?;
     Ok(Box::new(move || {
         model.forward(&input)?;
         Ok(())
     }))
 }
 
-fn language(task: &str, tokens: usize, path: &Path) -> Result<Work> {
+fn language(tokens: usize, path: &Path) -> Result<Work> {
     let mut file = File::open(path)?;
     let content = Content::read(&mut file)?;
     let mut model = ModelWeights::from_gguf(content, &mut file, &Device::Cpu)?;
     let prompt = Tensor::from_vec(ids(tokens), (1, tokens), &Device::Cpu)?;
-    if task == "prefill" {
-        return Ok(Box::new(move || {
-            model.forward(&prompt, 0)?;
-            Ok(())
-        }));
-    }
     let token = Tensor::from_vec(ids(1), (1, 1), &Device::Cpu)?;
     model.forward(&prompt, 0)?;
     let mut position = tokens;

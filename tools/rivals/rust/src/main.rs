@@ -42,7 +42,9 @@ fn answer(work: &mut Work) -> Result<()> {
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [engine, task, dtype, size, data] = &args[..] else { bail!("usage: rivals candle|rten TASK TYPE SIZE DATA") };
+    let [engine, task, dtype, size, data] = &args[..] else {
+        bail!("usage: rivals candle|rten TASK TYPE SIZE DATA")
+    };
     let (size, data) = (size.parse()?, Path::new(data));
     let once = task == "once";
     let task = if once { "vit-b16" } else { task };

@@ -13,7 +13,6 @@ pub fn work(task: &str, dtype: &str, batch: usize, data: &Path) -> Result<Work> 
     let name = match (task, dtype) {
         ("vit-b16", "f32") => "vit_b16.onnx",
         ("vit-b16", "int8") => "vit_b16_int8.onnx",
-        ("clip-l14", "f32") => "clip_l14.onnx",
         ("clip-l14", "int8") => "clip_l14_int8.onnx",
         _ => bail!("rten does not run {task} in {dtype}"),
     };

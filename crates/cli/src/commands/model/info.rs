@@ -52,6 +52,9 @@ pub(super) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         out.text(&columns_of(&[("model", format!("{shape}, {}", model.kind()))]))?;
         let reported = counts(&shape.to_ascii_lowercase());
         out.text(&described(&model, &parameters, reported)?)?;
+        if reported.is_empty() && model.talker().is_some() {
+            out.text("\nno paper prints a count for this size\n")?;
+        }
         return out.flush();
     }
     if let Some(file) = &args.shapes {

@@ -10,7 +10,7 @@ use ocelli_models::Family;
 pub(crate) struct Args {}
 
 /// System, paper, parts, commands beside `model` and `bench`, and whether `train` trains it.
-const SYSTEMS: [[&str; 5]; 23] = [
+const SYSTEMS: [[&str; 5]; 24] = [
     ["ViT", "2010.11929", "patches, encoder, head", "classify, embed", "yes"],
     ["hybrid ViT", "2010.11929", "ResNet, encoder, head", "classify, embed", "yes"],
     [
@@ -29,14 +29,15 @@ const SYSTEMS: [[&str; 5]; 23] = [
     ["OPT", "2205.01068", "decoder", "generate, run", "no"],
     ["GPT-NeoX, Pythia", "2204.06745", "decoder", "generate, run", "no"],
     ["MPT", "-", "decoder", "generate, run", "no"],
+    ["ChatGLM", "2210.02414", "decoder", "generate, run", "no"],
     ["T5, Flan-T5", "1910.10683", "encoder, decoder", "generate", "no"],
     ["NFNet", "2102.06171", "ResNet without norms", "classify, embed", "no"],
-    ["BLIP", "2201.12086", "ViT; BERT with cross attention", "caption, vqa, match", "no"],
+    ["BLIP", "2201.12086", "ViT; BERT with cross attention", "caption, vqa, match, embed", "no"],
     [
         "BLIP-2, InstructBLIP",
         "2301.12597",
         "EVA ViT; Q-Former; OPT, T5, LLaMA",
-        "caption, vqa, generate",
+        "caption, vqa, match, generate",
         "no",
     ],
     [
@@ -61,7 +62,7 @@ const SYSTEMS: [[&str; 5]; 23] = [
         "InternLM-XComposer",
         "2309.15112",
         "EVA ViT; Q-Former; InternLM",
-        "caption, vqa, generate, run",
+        "caption, vqa, generate, run, compose",
         "no",
     ],
 ];
@@ -155,4 +156,20 @@ pub(super) fn run(_: &Args) -> Result<(), Failure> {
         out.text(&format!("  {}\n", names.join("  ")))?;
     }
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systems_are_those_of_the_readme() {
+        let readme = include_str!("../../../../../README.md");
+        for [system, paper, ..] in SYSTEMS {
+            let name = system.split([',', ' ']).next().unwrap_or(system);
+            let rows = || readme.lines().filter(|line| line.starts_with("| "));
+            assert!(rows().any(|row| row.contains(name)), "{system}");
+            assert!(paper == "-" || rows().any(|row| row.contains(paper)), "{system}: {paper}");
+        }
+    }
 }

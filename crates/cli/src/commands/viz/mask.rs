@@ -4,8 +4,8 @@ use super::grid::{Columns, Grid, document};
 use crate::failure::Failure;
 use crate::output::{Output, write_file};
 use clap::Subcommand;
-use ocelli_models::connector::gated_xattn::{looks_at, times};
-use ocelli_models::connector::qformer;
+use ocelli_models::connector::gated_xattn::{sees, times};
+use ocelli_models::connector::qformer::Objective;
 use ocelli_models::language::chatglm::Asked;
 use std::path::PathBuf;
 
@@ -104,9 +104,7 @@ fn tokens(text: &str) -> Result<Vec<String>, Failure> {
 fn flamingo(rows: Vec<String>, looks_back: bool) -> Grid {
     let times = times(rows.iter().map(|token| token == MARKS[0]));
     let pictures = times.last().copied().unwrap_or(0);
-    // No score is left for a word that looks back at nothing, so that all pictures count the same.
-    let sees = |time: u32, p| looks_at(time, p, looks_back) || (looks_back && time == 0);
-    let looking = |time: &u32| (1..=pictures).map(|p| sees(*time, p)).collect();
+    let looking = |time: &u32| (1..=pictures).map(|p| sees(*time, p, looks_back)).collect();
     let all = rows.len();
     Grid {
         title: "Layers between the blocks look at pictures, the blocks at tokens".to_owned(),
@@ -124,17 +122,17 @@ fn flamingo(rows: Vec<String>, looks_back: bool) -> Grid {
 /// Li et al. 2023, arXiv:2301.12597, Figure 2.
 fn q_former(text: &[String], queries: usize) -> Vec<Grid> {
     let objectives = [
-        ("Image-text contrast: queries and text apart", qformer::Sight::Apart),
-        ("Image-text matching: everything sees everything", qformer::Sight::Together),
+        ("Image-text contrastive learning: queries and text apart", Objective::Contrastive),
+        ("Image-text matching: everything sees everything", Objective::Matching),
         (
-            "Image-grounded writing: the text sees the queries and what is before it",
-            qformer::Sight::Writing,
+            "Image-grounded text generation: the text sees the queries and what is before it",
+            Objective::Generation,
         ),
     ];
     let rows: Vec<String> =
         (1..=queries).map(|q| format!("query {q}")).chain(text.iter().cloned()).collect();
-    let grid = |(title, sight): (&str, qformer::Sight)| {
-        let seen = |row: usize| sight.of(row, queries, text.len());
+    let grid = |(title, objective): (&str, Objective)| {
+        let seen = |row: usize| objective.seen(row, queries, text.len());
         let part = |from: usize, to: usize| {
             (0..rows.len()).map(|r| (from..to).map(|c| seen(r).contains(&c)).collect()).collect()
         };
