@@ -30,8 +30,8 @@ pub(crate) struct Inputs {
     pattern: Option<(String, glob::Paths, bool)>,
     /// With whether a line named anything yet.
     lines: Option<(BufReader<Stdin>, bool)>,
-    /// Whether a folder is one picture, a film.
-    are_films: bool,
+    /// Whether a folder is one picture, a video.
+    are_videos: bool,
     /// Whether a name stands for itself alone.
     are_literal: bool,
 }
@@ -39,8 +39,8 @@ pub(crate) struct Inputs {
 impl Inputs {
     pub(crate) fn new(named: Vec<PathBuf>) -> Self {
         let named = named.into_iter();
-        let (are_films, are_literal) = (false, false);
-        Self { named, folder: None, pattern: None, lines: None, are_films, are_literal }
+        let (are_videos, are_literal) = (false, false);
+        Self { named, folder: None, pattern: None, lines: None, are_videos, are_literal }
     }
 
     /// One picture for each path, whatever it is called.
@@ -48,9 +48,9 @@ impl Inputs {
         Self { are_literal: true, ..Self::new(named) }
     }
 
-    /// The same where a folder is one picture, a film.
-    pub(crate) fn of_films(named: Vec<PathBuf>) -> Self {
-        Self { are_films: true, ..Self::new(named) }
+    /// The same where a folder is one picture, a video.
+    pub(crate) fn of_videos(named: Vec<PathBuf>) -> Self {
+        Self { are_videos: true, ..Self::new(named) }
     }
 
     /// Whether this stands for paths on standard input.
@@ -71,7 +71,7 @@ impl Inputs {
 
     /// A path as it was named, from the command line or from standard input.
     fn start(&mut self, path: PathBuf) -> Option<Input> {
-        if self.are_films || !path.is_dir() {
+        if self.are_videos || !path.is_dir() {
             return Some(Input::Picture(path));
         }
         self.folder = Some(Folder::new(path));

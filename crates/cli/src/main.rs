@@ -7,7 +7,6 @@
 mod boxes;
 mod commands;
 mod failure;
-mod films;
 mod global;
 mod inputs;
 mod interrupt;
@@ -30,6 +29,7 @@ mod table;
 mod template;
 mod texts;
 mod unread;
+mod videos;
 mod written;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

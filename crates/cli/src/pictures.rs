@@ -1,16 +1,16 @@
 //! Pictures decoded and prepared in the background, a few batches ahead of the model.
 //!
-//! Memory is bounded: a picture is only begun while fewer than [`BATCHES_AHEAD`] batches wait, of films
+//! Memory is bounded: a picture is only begun while fewer than [`BATCHES_AHEAD`] batches wait, of videos
 //! fewer by as much as they have frames, though one batch.
 //! Results come in the order of the inputs, whichever thread is done first.
 
 use crate::boxes::Frame;
 use crate::failure::{Failure, chain};
-use crate::films::FilmArgs;
 use crate::inputs::{Input, Inputs};
 use crate::interrupt;
+use crate::videos::VideoArgs;
 use clap::Args;
-use ocelli_data::image::{self, Film, Limits, Processor, open};
+use ocelli_data::image::{self, Limits, Processor, Video, open};
 use ocelli_models::Work;
 use ocelli_tensor::Tensor;
 use std::collections::BTreeMap;
@@ -53,8 +53,8 @@ impl PictureArgs {
     }
 
     /// How they are read for a model, at their full size.
-    pub(crate) fn reading(&self, films: FilmArgs) -> Reading {
-        Reading { upright: self.upright, ..Reading::of(films) }
+    pub(crate) fn reading(&self, videos: VideoArgs) -> Reading {
+        Reading { upright: self.upright, ..Reading::of(videos) }
     }
 
     /// That there is a picture at all.
@@ -75,7 +75,7 @@ fn batch_size(text: &str) -> Result<usize, String> {
     }
 }
 
-/// The numbers that a model reads, `[3, img_h, img_w]` or of a film `[frames, 3, img_h, img_w]`.
+/// The numbers that a model reads, `[3, img_h, img_w]` or of a video `[frames, 3, img_h, img_w]`.
 struct Pixels {
     values: Vec<f32>,
     shape: Vec<usize>,
@@ -92,10 +92,10 @@ pub(crate) struct Picture {
     pub(crate) size: (usize, usize),
 }
 
-/// Pictures that follow one another; those that were read have one size, and films as many frames.
+/// Pictures that follow one another; those that were read have one size, and videos as many frames.
 pub(crate) struct Batch {
     pub(crate) pictures: Vec<Picture>,
-    /// `[read, 3, img_h, img_w]`, of films `[read, frames, 3, img_h, img_w]`, unless none could be read.
+    /// `[read, 3, img_h, img_w]`, of videos `[read, frames, 3, img_h, img_w]`, unless none could be read.
     pub(crate) pixels: Option<Tensor>,
 }
 
@@ -126,22 +126,22 @@ pub(crate) struct Pictures {
 impl Pictures {
     /// Starts the threads.
     pub(crate) fn start(args: &PictureArgs, processor: Processor) -> Result<Self, Failure> {
-        Self::start_films(args, FilmArgs::default(), processor)
+        Self::start_videos(args, VideoArgs::default(), processor)
     }
 
-    /// Starts the threads for pictures that may be films.
-    pub(crate) fn start_films(
+    /// Starts the threads for pictures that may be videos.
+    pub(crate) fn start_videos(
         args: &PictureArgs,
-        films: FilmArgs,
+        videos: VideoArgs,
         processor: Processor,
     ) -> Result<Self, Failure> {
         let named = args.images.clone();
-        let inputs = match films.frames {
-            Some(_) => Inputs::of_films(named),
+        let inputs = match videos.frames {
+            Some(_) => Inputs::of_videos(named),
             None => Inputs::new(named),
         };
         let enough = args.fast_decode.then(|| processor.enough()).flatten();
-        let reading = Reading { enough, ..args.reading(films) };
+        let reading = Reading { enough, ..args.reading(videos) };
         Self::of(inputs, args.batch_size, reading, processor)
     }
 
@@ -156,9 +156,9 @@ impl Pictures {
         let (finish, done) = channel();
         let queue = Arc::new(Mutex::new(Queue { inputs, next: 0, leave: begin }));
         let processor = Arc::new(processor);
-        // Of films fewer wait, though a whole batch. The next in turn is always among those that were
+        // Of videos fewer wait, though a whole batch. The next in turn is always among those that were
         // begun, as leave is used in the order of the inputs and comes back with each that is taken.
-        let ahead = (BATCHES_AHEAD * batch_size).div_ceil(reading.films.most()).max(batch_size);
+        let ahead = (BATCHES_AHEAD * batch_size).div_ceil(reading.videos.most()).max(batch_size);
         for _ in 0..ahead {
             // The receiver is in the queue above.
             let _ = leave.send(());
@@ -283,7 +283,7 @@ pub(crate) fn listed(given: &[PathBuf]) -> Vec<PathBuf> {
     given.iter().flat_map(parts).collect()
 }
 
-/// What the model reads of one picture, `[1, 3, img_h, img_w]`, or film,
+/// What the model reads of one picture, `[1, 3, img_h, img_w]`, or video,
 /// `[1, frames, 3, img_h, img_w]`, and where boxes on it lie.
 pub(crate) fn one(
     path: &Path,
@@ -303,49 +303,50 @@ pub(crate) struct Reading {
     upright: bool,
     /// See [`Limits::enough`].
     enough: Option<usize>,
-    films: FilmArgs,
+    videos: VideoArgs,
 }
 
 impl Reading {
     /// As they lie in their files.
-    pub(crate) fn of(films: FilmArgs) -> Self {
-        Self { films, ..Self::default() }
+    pub(crate) fn of(videos: VideoArgs) -> Self {
+        Self { videos, ..Self::default() }
     }
 
-    /// The same, of a film its first frame.
+    /// The same, of a video its first frame.
     pub(crate) fn first_frame(self) -> Self {
-        Self { films: FilmArgs { frames: self.films.frames.map(|_| 1) }, ..self }
+        Self { videos: VideoArgs { frames: self.videos.frames.map(|_| 1) }, ..self }
     }
 }
 
 fn prepare(path: &Path, processor: &Processor, reading: Reading) -> Result<Pixels, String> {
     let limits = Limits { enough: reading.enough, ..Limits::default() };
-    let Some(frames) = reading.films.frames else {
+    let Some(frames) = reading.videos.frames else {
         let picture = open(path, &limits).map_err(|e| chain(&e))?;
         return pixels(picture, processor, reading);
     };
-    let film = Film::open(path, frames.into(), &limits).map_err(|e| chain(&e))?;
-    let frames = film.len();
+    let video = Video::open(path, frames.into(), &limits).map_err(|e| chain(&e))?;
+    let frames = video.len();
     let mut all: Option<Pixels> = None;
-    for (i, frame) in film.enumerate() {
+    for (i, frame) in video.enumerate() {
         let next = pixels(frame.map_err(|e| chain(&e))?, processor, reading)?;
-        let Some(film) = &mut all else {
+        let Some(video) = &mut all else {
             all = Some(next);
             continue;
         };
-        if film.shape != next.shape {
+        if video.shape != next.shape {
             return Err(format!(
                 "{}: frame {} of {frames} that are seen is {:?} pixels for the model, the first is \
                  {:?}; give frames of one size",
                 path.display(),
                 i + 1,
                 &next.shape[1..],
-                &film.shape[1..]
+                &video.shape[1..]
             ));
         }
-        film.values.extend_from_slice(&next.values);
+        video.values.extend_from_slice(&next.values);
     }
-    let mut all = all.ok_or_else(|| format!("{}: no frames; name another film", path.display()))?;
+    let mut all =
+        all.ok_or_else(|| format!("{}: no frames; name another video", path.display()))?;
     all.shape.insert(0, frames);
     Ok(all)
 }

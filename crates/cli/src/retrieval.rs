@@ -24,7 +24,7 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Looks at pictures, of films at the first frame. `unread` is told the name of each that cannot be
+    /// Looks at pictures, of videos at the first frame. `unread` is told the name of each that cannot be
     /// read, and why, and may end it.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ impl Index {
         Ok(index)
     }
 
-    /// The vectors of pictures `[n, 3, img_h, img_w]`, or films of one frame
+    /// The vectors of pictures `[n, 3, img_h, img_w]`, or videos of one frame
     /// `[n, 1, 3, img_h, img_w]`, `[n, width]`.
     pub(crate) fn embedded(&self, pixels: &Tensor) -> Result<Tensor, Failure> {
         let mut shape = pixels.shape().to_vec();

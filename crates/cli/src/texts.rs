@@ -2,7 +2,6 @@
 
 use crate::boxes::{Boxes, DrawArgs, Drawing, Frame, RegionArgs};
 use crate::failure::Failure;
-use crate::films::FilmArgs;
 use crate::global::Global;
 use crate::inputs::Inputs;
 use crate::interrupt;
@@ -13,6 +12,7 @@ use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
 use crate::shots::{Examples, ShotArgs};
 use crate::table;
+use crate::videos::VideoArgs;
 use crate::written::Written;
 use ocelli_data::text::Tokenizer;
 use ocelli_models::Work;
@@ -31,7 +31,7 @@ pub(crate) struct Texts<'a> {
     pub(crate) sampling: &'a SamplingArgs,
     /// A JSON object a line.
     pub(crate) jsonl: bool,
-    pub(crate) films: FilmArgs,
+    pub(crate) videos: VideoArgs,
     pub(crate) pictures: &'a PictureArgs,
     pub(crate) draw: &'a DrawArgs,
     /// A box that the question is about.
@@ -75,11 +75,11 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
         texts: beams * pictures_at_once.pictures,
         read: WORDS * (1 + shots),
         written: new,
-        pictures: pictures_at_once.pictures * (1 + shots) * asked.films.most(),
+        pictures: pictures_at_once.pictures * (1 + shots) * asked.videos.most(),
     };
-    let mut pictures = Pictures::start_films(asked.pictures, asked.films, processor.clone())?;
+    let mut pictures = Pictures::start_videos(asked.pictures, asked.videos, processor.clone())?;
     let session = source.open(global, work)?;
-    asked.films.check(&session)?;
+    asked.videos.check(&session)?;
     let Some(writer) = session.opened.model.writer() else {
         let needs = "a model that sees and writes, such as a BLIP";
         return Err(session.unsuitable("writing about pictures", needs));
@@ -87,7 +87,7 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
     let shown = match session.opened.model.talker() {
         _ if examples.is_empty() => None,
         Some(talker) => {
-            let reading = asked.pictures.reading(asked.films);
+            let reading = asked.pictures.reading(asked.videos);
             let nearest = asked.shots.find_nearest(global, &examples, reading)?;
             Some(Examples::new(examples, nearest, (talker, reading, &processor))?)
         }

@@ -356,16 +356,16 @@ fn few_shot_prompts_of_three_pictures_are_the_same_together_and_alone() {
     }
 }
 
-/// A film that is shown with a text is what the resampler makes of all its frames, and a picture is a
-/// film of one frame.
+/// A video that is shown with a text is what the resampler makes of all its frames, and a picture is a
+/// video of one frame.
 #[test]
-fn films_are_pictures_with_frames() {
+fn videos_are_pictures_with_frames() {
     let model = flamingo(languages()[0].clone(), false);
     no_grad(|| {
         let frames = pixels(6, 9);
-        let films = frames.reshape(&[2, 3, 3, 16, 16]).unwrap();
+        let videos = frames.reshape(&[2, 3, 3, 16, 16]).unwrap();
         let media = model.media(&frames.reshape(&[1, 2, 3, 3, 16, 16]).unwrap()).unwrap();
-        let shown = model.pictures(&films).unwrap();
+        let shown = model.pictures(&videos).unwrap();
         let latents: Vec<Tensor> =
             (0..2).map(|i| model.resampler().medium(&shown[i], i).unwrap()).collect();
         let latents = Tensor::cat(&latents.iter().collect::<Vec<_>>(), 0).unwrap();
@@ -373,8 +373,8 @@ fn films_are_pictures_with_frames() {
         let alone = model.pictures(&frames.reshape(&[6, 1, 3, 16, 16]).unwrap()).unwrap();
         let pictures = model.pictures(&frames).unwrap();
         assert!(alone.iter().zip(&pictures).all(|(a, b)| a.values() == b.values()));
-        let answer = |film: &Tensor| {
-            let prompt = prompt(&model, &[1, IMAGE, 5], std::slice::from_ref(film)).unwrap();
+        let answer = |video: &Tensor| {
+            let prompt = prompt(&model, &[1, IMAGE, 5], std::slice::from_ref(video)).unwrap();
             noted(&model, &[prompt]).1.remove(0)
         };
         let back: Vec<Tensor> =

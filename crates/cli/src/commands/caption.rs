@@ -2,13 +2,13 @@
 
 use crate::boxes::DrawArgs;
 use crate::failure::Failure;
-use crate::films::FilmArgs;
 use crate::global::Global;
 use crate::pictures::PictureArgs;
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
 use crate::shots::ShotArgs;
 use crate::texts::{self, Texts};
+use crate::videos::VideoArgs;
 use ocelli_models::systems::writer::Request;
 
 /// Say what pictures show
@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     draw: DrawArgs,
     #[command(flatten)]
-    films: FilmArgs,
+    videos: VideoArgs,
     #[command(flatten)]
     pictures: PictureArgs,
 }
@@ -53,7 +53,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             shots: &args.shots,
             sampling: &args.sampling,
             jsonl: args.jsonl,
-            films: args.films,
+            videos: args.videos,
             pictures: &args.pictures,
             draw: &args.draw,
             region: None,

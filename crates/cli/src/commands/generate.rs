@@ -2,7 +2,6 @@
 
 use crate::boxes::{Boxes, DrawArgs, Drawing, Frame};
 use crate::failure::Failure;
-use crate::films::FilmArgs;
 use crate::global::Global;
 use crate::interrupt;
 use crate::output::Output;
@@ -12,6 +11,7 @@ use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
 use crate::shots::{self, ShotArgs};
 use crate::template::{Form, TemplateArgs};
+use crate::videos::VideoArgs;
 use crate::written::Written;
 use ocelli_data::text::{IMAGE_MARK, Tokenizer};
 use ocelli_models::Work;
@@ -60,7 +60,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IMG", aliases = ["image-file", "image_file"])]
     image: Vec<PathBuf>,
     #[command(flatten)]
-    films: FilmArgs,
+    videos: VideoArgs,
     #[command(flatten)]
     shots: ShotArgs,
     /// Put each prompt into the model's template as the message of a user, as `ocelli run` does
@@ -99,7 +99,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
             "--draw draws one answer on its picture; give one -i and --image",
         ));
     }
-    let reading = Reading::of(args.films);
+    let reading = Reading::of(args.videos);
     let mut examples = args.shots.read()?;
     match given.last() {
         None if args.shots.nearest.is_some() => {
@@ -127,10 +127,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         texts: beams * texts,
         read: args.prompt.iter().map(words).max().unwrap_or(0),
         written: new,
-        pictures: texts * (given.len() + examples.len()) * args.films.most(),
+        pictures: texts * (given.len() + examples.len()) * args.videos.most(),
     };
     let session = source.open(global, work)?;
-    args.films.check(&session)?;
+    args.videos.check(&session)?;
     let (mut seen, mut frame) = (Vec::new(), None);
     if let Some(processor) = &processor {
         for example in &examples {

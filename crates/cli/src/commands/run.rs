@@ -2,7 +2,6 @@
 
 use crate::boxes::{DrawArgs, Drawing, Frame};
 use crate::failure::Failure;
-use crate::films::FilmArgs;
 use crate::global::Global;
 use crate::interrupt;
 use crate::output::{self, Output};
@@ -10,6 +9,7 @@ use crate::pictures::{self, Reading};
 use crate::sampling::SamplingArgs;
 use crate::session::{self, ModelArgs};
 use crate::template::{Form, TemplateArgs};
+use crate::videos::VideoArgs;
 use crate::written::Written;
 use ocelli_data::image::Processor;
 use ocelli_data::text::{Tokenizer, Turn};
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IMG", aliases = ["image-file", "image_file"])]
     image: Vec<PathBuf>,
     #[command(flatten)]
-    films: FilmArgs,
+    videos: VideoArgs,
     /// Message to answer; without it, a chat
     #[arg(short = 'i', long, value_name = "TEXT", alias = "query", short_alias = 'p')]
     prompt: Option<String>,
@@ -72,10 +72,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let processor = source.processor();
     let end_tokens = source.end_tokens()?;
     let (texts, new) = args.sampling.extent(USUAL_TOKENS);
-    let pictures = args.image.len().max(1) * args.films.most();
+    let pictures = args.image.len().max(1) * args.videos.most();
     let work = Work { texts, read: MESSAGE, written: new, pictures };
     let session = source.open(global, work)?;
-    args.films.check(&session)?;
+    args.videos.check(&session)?;
     let talker = session.opened.model.talker();
     let Some(language) = talker.map(Talker::language).or(session.opened.model.causal()) else {
         return Err(session.unsuitable("a conversation", "a LLaVA, a MiniGPT or a language model"));
@@ -101,7 +101,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         language,
         eyes,
         tokenizer: &tokenizer,
-        films: args.films,
+        videos: args.videos,
         drawing,
         settings,
         stops: stops.chain(form.stops()).collect(),
@@ -139,7 +139,7 @@ struct Chat<'a> {
     /// What brings pictures to it, if it can be shown any.
     eyes: Option<(&'a dyn Talker, Processor)>,
     tokenizer: &'a Tokenizer,
-    films: FilmArgs,
+    videos: VideoArgs,
     drawing: Drawing<'a>,
     form: Form,
     settings: Settings,
@@ -271,7 +271,7 @@ impl Chat<'_> {
             let what = "the model reads text alone; a LLaVA or a MiniGPT can be shown pictures";
             return Err(Failure::usage(what));
         };
-        let (pixels, frame) = pictures::one(path, Reading::of(self.films), processor)?;
+        let (pixels, frame) = pictures::one(path, Reading::of(self.videos), processor)?;
         for tokens in talker.pictures(&pixels)? {
             self.next.push(Shown { path: path.to_owned(), tokens, frame });
         }

@@ -111,7 +111,7 @@ pub enum PictureError {
         /// In pixels.
         to_height: u64,
     },
-    /// One frame of a film is wrong.
+    /// One frame of a video is wrong.
     #[error("frame {number}: {source}")]
     Frame {
         /// Which, from 1.
@@ -119,11 +119,11 @@ pub enum PictureError {
         /// What is wrong with it.
         source: Box<PictureError>,
     },
-    /// A folder without pictures is no film.
-    #[error("no picture in this folder: name one that holds the frames of a film")]
+    /// A folder without pictures is no video.
+    #[error("no picture in this folder: name one that holds the frames of a video")]
     NoFrames,
-    /// A film has more frames than are read, all in all or of their size.
-    #[error("a film of more than {limit} frames: leave some out")]
+    /// A video has more frames than are read, all in all or of their size.
+    #[error("a video of more than {limit} frames: leave some out")]
     TooManyFrames {
         /// Allowed.
         limit: usize,

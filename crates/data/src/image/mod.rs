@@ -16,7 +16,7 @@
 //! # }
 //! ```
 //!
-//! [`Film`] reads more than the first frame of a file. Left out: colour profiles (the references ignore
+//! [`Video`] reads more than the first frame of a file. Left out: colour profiles (the references ignore
 //! them), palettes in TIFF.
 
 mod augment;
@@ -25,9 +25,8 @@ mod config;
 mod decode;
 mod draw;
 mod error;
-mod film;
 mod gif;
-mod gif_film;
+mod gif_video;
 mod guard;
 mod jpeg;
 mod picture;
@@ -37,16 +36,17 @@ mod raster;
 mod resize;
 mod svg;
 mod svg_cost;
-mod webp_film;
+mod video;
+mod webp_video;
 
 pub(crate) use augment::RandomResizedCrop;
 pub use decode::{ENDINGS, Format, Limits, decode, open};
 pub use draw::{DrawnBox, draw_boxes};
 pub use error::PictureError;
-pub use film::Film;
 pub use picture::{Orientation, Picture, Pixels, RgbImage};
 pub use png::encode as encode_png;
 pub use processor::{Crop, Order, Processor, Resize, Rounding};
 pub use resize::{Filter, Window, resize};
 pub use svg::render as render_svg;
 pub(crate) use svg::render_transparent;
+pub use video::Video;

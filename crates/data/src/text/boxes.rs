@@ -251,14 +251,15 @@ mod tests {
         // A picture of 400 x 200 whose middle the model sees.
         let field = [100.0, 0.0, 200.0, 200.0];
         let text_box = TextBox::of_pixels([150.0, 20.0, 250.0, 200.0], &field);
-        assert_eq!(text_box.corners, [0.25, 0.1, 0.75, 1.0]);
+        assert_eq!(text_box, TextBox { label: None, corners: [0.25, 0.1, 0.75, 1.0] });
         assert_eq!(V2.write(&text_box), "{<25><10><75><100>}");
         assert_eq!(OTHER.write(&text_box), "<box>(250,100),(750,999)</box>");
-        assert_eq!(text_box.pixels(&field, (400, 200)), [150.0, 20.0, 250.0, 200.0]);
+        let back = text_box.pixels(&field, (400, 200));
+        assert_eq!(back.map(|pixel| pixel as u32), [150, 20, 250, 200]);
         let read = V2.read(&V2.write(&text_box)).remove(0).unwrap();
         assert_eq!(read, text_box);
         let outside = TextBox::of_pixels([0.0, -5.0, 50.0, 300.0], &field);
-        assert_eq!(outside.corners, [0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(outside, TextBox { label: None, corners: [0.0, 0.0, 0.0, 1.0] });
     }
 
     #[test]

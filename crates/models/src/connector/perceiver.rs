@@ -148,7 +148,7 @@ impl PerceiverResampler {
     }
 
     /// The latents `[latents, width]` of the features `[frames, positions, width]` of one picture or
-    /// film, the one of that index in its text.
+    /// video, the one of that index in its text.
     ///
     /// # Errors
     /// As there.

@@ -5,6 +5,7 @@
 //! arXiv:2308.01390. Text and pictures alternate: a place in the text says from where on a picture is
 //! looked at, and only the layers between the blocks see it.
 
+use crate::Result;
 use crate::connector::gated_xattn::{self, GatedConfig, GatedCrossAttention, Sight, times};
 use crate::connector::perceiver::{self, PerceiverConfig, PerceiverResampler};
 use crate::generate::{Cache, Decoder, Prompt, Rows};
@@ -17,7 +18,6 @@ use crate::systems::talker::{Reading, Talker};
 use crate::systems::writer::Request;
 use crate::vision::clip_vit::{ClipVit, ClipVitConfig};
 use crate::vision::nfnet::{self, NfNet, NfNetConfig};
-use crate::Result;
 use ocelli_nn::layers::LayerNorm;
 use ocelli_nn::{Builder, Name, Names, copy};
 use ocelli_tensor::{Activation, Tensor};
@@ -455,7 +455,7 @@ impl Talker for Flamingo {
         self
     }
 
-    /// Features of each film, `[frames, positions, width]`: a picture is a film of one frame.
+    /// Features of each video, `[frames, positions, width]`: a picture is a video of one frame.
     fn pictures(&self, pixels: &Tensor) -> Result<Vec<Tensor>> {
         let (batch, frames, channels, img_h, img_w) = match pixels.shape()[..] {
             [batch, channels, img_h, img_w] => (batch, 1, channels, img_h, img_w),

@@ -64,7 +64,7 @@ mod tests {
     fn released_models_have_the_parameters_of_their_names() {
         // With how many layers look at pictures.
         for (name, parameters, layers) in
-            [("3b", 2_558_509_104, 24), ("4b", 4_046_000_000, 16), ("9b", 8_131_299_344, 8)]
+            [("3b", 2_558_509_104, 24), ("4b", 4_039_805_984, 16), ("9b", 8_131_299_344, 8)]
         {
             let b = Builder::zeros();
             let config = FlamingoConfig::released(name).unwrap();

@@ -17,7 +17,7 @@ pub trait Talker {
     fn language(&self) -> &dyn CausalModel;
 
     /// What the language model is shown of each picture of normalised `pixels`
-    /// `[batch, 3, img_h, img_w]`, `[image tokens, width]` each. A Flamingo looks at films as well,
+    /// `[batch, 3, img_h, img_w]`, `[image tokens, width]` each. A Flamingo looks at videos as well,
     /// `[batch, frames, 3, img_h, img_w]`.
     ///
     /// # Errors

@@ -1,10 +1,10 @@
-//! Films against Pillow 13.0.0, whose frames `testdata/preprocess/make_films.py` wrote down: GIFs and
+//! Videos against Pillow 13.0.0, whose frames `testdata/preprocess/make_videos.py` wrote down: GIFs and
 //! animated WebP files with every way to dispose of a frame and to put one on another.
 #![allow(clippy::unwrap_used, reason = "a failing line names itself in a test")]
 
 use std::path::{Path, PathBuf};
 
-use ocelli_data::image::{Film, Limits, Processor, encode_png, open};
+use ocelli_data::image::{Limits, Processor, Video, encode_png, open};
 use safetensors::SafeTensors;
 
 fn data() -> PathBuf {
@@ -12,23 +12,23 @@ fn data() -> PathBuf {
 }
 
 fn frames(path: &Path, frames: usize) -> Vec<Vec<u8>> {
-    let film = Film::open(path, frames, &Limits::default()).unwrap();
-    film.map(|frame| frame.unwrap().to_rgb().into_bytes()).collect()
+    let video = Video::open(path, frames, &Limits::default()).unwrap();
+    video.map(|frame| frame.unwrap().to_rgb().into_bytes()).collect()
 }
 
 fn error(path: &Path) -> String {
-    let film = Film::open(path, 6, &Limits::default());
-    let frames = film.and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let video = Video::open(path, 6, &Limits::default());
+    let frames = video.and_then(Iterator::collect::<Result<Vec<_>, _>>);
     frames.unwrap_err().to_string()
 }
 
-/// Compares all films in a folder; of how many frames all bytes are the same.
+/// Compares all videos in a folder; of how many frames all bytes are the same.
 fn check(folder: &Path) -> usize {
-    let stored = std::fs::read(folder.join("films.safetensors")).unwrap();
+    let stored = std::fs::read(folder.join("videos.safetensors")).unwrap();
     let stored = SafeTensors::deserialize(&stored).unwrap();
     let mut exact = 0;
     for (name, expected) in stored.tensors() {
-        let path = folder.join("films").join(&name);
+        let path = folder.join("videos").join(&name);
         let got = frames(&path, 6);
         assert_eq!(got.len(), 6, "{name}");
         for (i, (got, expected)) in
@@ -54,22 +54,22 @@ fn frames_are_those_of_pillow() {
 }
 
 #[test]
-#[ignore = "needs OCELLI_FILMS, where `make_films.py TO SEEDS` wrote more of them"]
-fn frames_of_many_films_are_those_of_pillow() {
+#[ignore = "needs OCELLI_FILMS, where `make_videos.py TO SEEDS` wrote more of them"]
+fn frames_of_many_videos_are_those_of_pillow() {
     let exact = check(Path::new(&std::env::var("OCELLI_FILMS").unwrap()));
     assert!(exact > 12 * 6, "only {exact} frames");
 }
 
-/// Some frames of a film are those of the whole, a folder of them is the same film, and one frame is
+/// Some frames of a video are those of the whole, a folder of them is the same video, and one frame is
 /// the picture that others see.
 #[test]
 fn some_frames_a_folder_and_a_picture() {
-    let path = data().join("films/gif0.gif");
+    let path = data().join("videos/gif0.gif");
     let all = frames(&path, 6);
     assert_eq!(frames(&path, 100), all);
     assert_eq!(frames(&path, 3), [0, 3, 5].map(|i| all[i].clone()));
     let dir = tempfile::tempdir().unwrap();
-    for (i, frame) in Film::open(&path, 6, &Limits::default()).unwrap().enumerate() {
+    for (i, frame) in Video::open(&path, 6, &Limits::default()).unwrap().enumerate() {
         let png = encode_png(&frame.unwrap().to_rgb()).unwrap();
         std::fs::write(dir.path().join(format!("{i}.png")), png).unwrap();
     }
@@ -78,21 +78,21 @@ fn some_frames_a_folder_and_a_picture() {
     for n in [1, 3, 6] {
         assert_eq!(frames(dir.path(), n), frames(&path, n), "{n} frames");
     }
-    for still in ["films/webp1.webp", "films/gif1.gif", "images/flower_96x64.png"] {
+    for still in ["videos/webp1.webp", "videos/gif1.gif", "images/flower_96x64.png"] {
         let still = data().join(still);
-        let mut film = Film::open(&still, 1, &Limits::default()).unwrap();
+        let mut video = Video::open(&still, 1, &Limits::default()).unwrap();
         let picture = open(&still, &Limits::default()).unwrap();
-        assert_eq!((film.len(), film.next().unwrap().unwrap()), (1, picture));
+        assert_eq!((video.len(), video.next().unwrap().unwrap()), (1, picture));
     }
     let still = data().join("modes/palette.gif");
-    let mut film = Film::open(&still, 8, &Limits::default()).unwrap();
-    assert_eq!(film.next().unwrap().unwrap(), open(&still, &Limits::default()).unwrap());
+    let mut video = Video::open(&still, 8, &Limits::default()).unwrap();
+    assert_eq!(video.next().unwrap().unwrap(), open(&still, &Limits::default()).unwrap());
 }
 
 /// What is behind the end that a file names is ignored, even if it looks like another frame.
 #[test]
 fn bytes_behind_a_webp_are_ignored() {
-    let path = data().join("films/webp0.webp");
+    let path = data().join("videos/webp0.webp");
     let (whole, all) = (std::fs::read(&path).unwrap(), frames(&path, 9));
     let last = whole.windows(4).rposition(|name| name == b"ANMF").unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -107,7 +107,7 @@ fn bytes_behind_a_webp_are_ignored() {
 fn a_broken_frame_is_named() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["gif0.gif", "webp0.webp"] {
-        let whole = std::fs::read(data().join("films").join(name)).unwrap();
+        let whole = std::fs::read(data().join("videos").join(name)).unwrap();
         let path = dir.path().join(name);
         std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
         let error = error(&path);
@@ -124,7 +124,7 @@ fn a_broken_frame_is_named() {
 
 /// A GIF of no pixels to speak of may not have frames without end, and broken bytes never panic.
 #[test]
-fn hostile_films_are_errors() {
+fn hostile_videos_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("long.gif");
     let mut long = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xFF\xFF\xFF".to_vec();
@@ -133,23 +133,23 @@ fn hostile_films_are_errors() {
     }
     long.push(b';');
     std::fs::write(&path, long).unwrap();
-    assert!(error(&path).contains("a film of more than 10000 frames"));
+    assert!(error(&path).contains("a video of more than 10000 frames"));
     let limits = Limits { max_pixels: 1 << 16, ..Limits::default() };
     for name in ["gif1.gif", "webp1.webp", "lossy_webp0.webp"] {
-        let whole = std::fs::read(data().join("films").join(name)).unwrap();
+        let whole = std::fs::read(data().join("videos").join(name)).unwrap();
         for at in (0..whole.len()).step_by(1 + whole.len() / 200) {
             for value in [0, 0x7F, 0xFF] {
                 let mut broken = whole.clone();
                 broken[at] = value;
                 std::fs::write(&path, broken).unwrap();
-                for frame in Film::open(&path, 4, &limits).into_iter().flatten().flatten() {
+                for frame in Video::open(&path, 4, &limits).into_iter().flatten().flatten() {
                     Processor::openai(8).pixels(&frame).unwrap();
                 }
             }
             std::fs::write(&path, &whole[..at]).unwrap();
-            let film = Film::open(&path, 6, &limits);
+            let video = Video::open(&path, 6, &limits);
             assert!(
-                film.and_then(Iterator::collect::<Result<Vec<_>, _>>).is_err()
+                video.and_then(Iterator::collect::<Result<Vec<_>, _>>).is_err()
                     || at + 2 > whole.len()
             );
         }

@@ -8,9 +8,9 @@ use std::ops::Range;
 use super::{
     decode::{Format, Limits},
     error::PictureError,
-    film::{Area, Frames, check_frames, of_frame},
     picture::{Pixels, RgbImage},
     raster,
+    video::{Area, Frames, check_frames, of_frame},
 };
 
 /// Flags of the extended header.

@@ -1,4 +1,4 @@
-"""Makes films/* and films.safetensors: small GIFs and WebPs of six frames, and what Pillow reads.
+"""Makes videos/* and videos.safetensors: small GIFs and WebPs of six frames, and what Pillow reads.
 
 Needs Pillow 13.0.0, numpy and safetensors. Tensors: `<file>` is convert("RGB") of each frame, [frames, h, w, 3].
 Containers are written here, so that every way to dispose of a frame and to put one on another occurs.
@@ -90,21 +90,21 @@ def lossy_webp(rng):
 
 
 def main(to, seeds):
-    """`make_films.py TO SEEDS` makes more of them elsewhere."""
-    (to / 'films').mkdir(exist_ok=True, parents=True)
+    """`make_videos.py TO SEEDS` makes more of them elsewhere."""
+    (to / 'videos').mkdir(exist_ok=True, parents=True)
     read = {}
     for make, ending in ((gif, 'gif'), (webp, 'webp'), (lossy_webp, 'webp')):
         for seed in range(1 if make == lossy_webp else seeds):
             name = f'{make.__name__}{seed}.{ending}'
-            (to / 'films' / name).write_bytes(make(np.random.default_rng(seed)))
-            film = Image.open(to / 'films' / name)
-            assert film.n_frames == FRAMES
+            (to / 'videos' / name).write_bytes(make(np.random.default_rng(seed)))
+            video = Image.open(to / 'videos' / name)
+            assert video.n_frames == FRAMES
             frames = []
             for frame in range(FRAMES):
-                film.seek(frame)
-                frames.append(np.asarray(film.convert('RGB')))
+                video.seek(frame)
+                frames.append(np.asarray(video.convert('RGB')))
             read[name] = np.stack(frames)
-    save_file(read, to / 'films.safetensors')
+    save_file(read, to / 'videos.safetensors')
 
 
 if __name__ == '__main__':

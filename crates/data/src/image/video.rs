@@ -1,6 +1,6 @@
-//! Films: a GIF or a WebP of several frames, or a folder of pictures.
+//! Videos: a GIF or a WebP of several frames, or a folder of pictures.
 //!
-//! Of a film some frames are read, at equal distances from the first to the last. They are composed one
+//! Of a video some frames are read, at equal distances from the first to the last. They are composed one
 //! after the other, and one is held at a time. Frames of a file come in RGB, as Pillow's
 //! `convert("RGB")` gives them; one frame alone is what [`open`](super::open) makes of the file.
 
@@ -9,32 +9,32 @@ use std::path::{Path, PathBuf};
 use super::{
     decode::{ENDINGS, Format, Limits, decode, open, read},
     error::PictureError,
-    gif_film::GifFrames,
+    gif_video::GifFrames,
     guard::guarded,
     picture::{Picture, RgbImage},
-    webp_film::WebPFrames,
+    webp_video::WebPFrames,
 };
 use crate::Error;
 
-/// Frames that a film may have, whatever their size.
+/// Frames that a video may have, whatever their size.
 const MOST_FRAMES: usize = 10_000;
-/// Of a film in a file as many pixels are composed as this many pictures may have.
+/// Of a video in a file as many pixels are composed as this many pictures may have.
 const MOST_PICTURES: u64 = 100;
 
-/// Frames of a film, in order.
+/// Frames of a video, in order.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), ocelli_data::Error> {
-/// use ocelli_data::image::{Film, Limits};
+/// use ocelli_data::image::{Video, Limits};
 ///
-/// for frame in Film::open("walk.gif", 8, &Limits::default())? {
+/// for frame in Video::open("walk.gif", 8, &Limits::default())? {
 ///     println!("{} pixels wide", frame?.width());
 /// }
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Film {
+pub struct Video {
     path: PathBuf,
     limits: Limits,
     source: Source,
@@ -63,12 +63,12 @@ enum Source {
     File(Format, Box<dyn Frames>),
 }
 
-impl Film {
-    /// The film at `path`, of which `frames` frames are read, all if it has no more. A picture that
-    /// does not move is a film of one frame; of a folder the pictures in it are the frames, by name.
+impl Video {
+    /// The video at `path`, of which `frames` frames are read, all if it has no more. A picture that
+    /// does not move is a video of one frame; of a folder the pictures in it are the frames, by name.
     ///
     /// # Errors
-    /// [`Error::Io`] when `path` cannot be read, [`Error::Picture`] when it is no sound film within
+    /// [`Error::Io`] when `path` cannot be read, [`Error::Picture`] when it is no sound video within
     /// `limits`, has more than 10,000 frames, or more than 100 times [`Limits::max_pixels`] in them.
     pub fn open(path: impl AsRef<Path>, frames: usize, limits: &Limits) -> Result<Self, Error> {
         let path = path.as_ref();
@@ -118,7 +118,7 @@ impl Film {
     }
 }
 
-impl Iterator for Film {
+impl Iterator for Video {
     type Item = Result<Picture, Error>;
 
     /// Nothing comes after an error.
@@ -136,7 +136,7 @@ impl Iterator for Film {
     }
 }
 
-impl ExactSizeIterator for Film {}
+impl ExactSizeIterator for Video {}
 
 /// The frames of a file, and how many there are.
 fn of_file(
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn long_films_are_bounded_by_their_pixels() {
+    fn long_videos_are_bounded_by_their_pixels() {
         let limits = Limits { max_pixels: 1000, ..Limits::default() };
         assert!(check_frames(100, 10, 100, &limits).is_ok());
         let limit = 100;

@@ -7,9 +7,9 @@ use ::gif::{ColorOutput, DecodeOptions, Decoder, DisposalMethod, MemoryLimit};
 use super::{
     decode::{Format, Limits, colors},
     error::PictureError,
-    film::{Area, Frames, check_frames, of_frame},
     gif::malformed,
     picture::RgbImage,
+    video::{Area, Frames, check_frames, of_frame},
 };
 
 /// What is known of a GIF without its pixels.
