@@ -1,6 +1,6 @@
 //! Parameters of the published systems as their papers report them, to be held against what is counted.
 
-use ocelli_nn::Parameter;
+use ocelli_nn::{Parameter, Parameters};
 
 /// A count that a paper, or who released a model, reports.
 #[derive(Clone, Copy, Debug)]
@@ -14,10 +14,13 @@ pub(crate) struct Reported {
 }
 
 impl Reported {
-    /// Whether a parameter is of the part.
-    pub(crate) fn counts(&self, parameter: &Parameter) -> bool {
-        let part = parameter.name().split('.').next();
-        !parameter.is_buffer() && (self.part == "all" || part == Some(self.part))
+    /// The share by which the parameters of the part are more than what is reported.
+    pub(crate) fn off(&self, parameters: &Parameters) -> f64 {
+        let is_of_part =
+            |p: &&Parameter| self.part == "all" || p.name().split('.').next() == Some(self.part);
+        let counted = parameters.iter().filter(|p| !p.is_buffer()).filter(is_of_part);
+        let counted: usize = counted.map(Parameter::elements).sum();
+        counted as f64 / (1e6 * self.millions) - 1.0
     }
 }
 
@@ -140,9 +143,7 @@ mod tests {
             shapes::build(shape, &b).unwrap_or_else(|_| panic!("{shape}"));
             let parameters = b.finish().unwrap();
             for r in counts(shape) {
-                let count: usize =
-                    parameters.iter().filter(|p| r.counts(p)).map(Parameter::elements).sum();
-                let off = count as f64 / (r.millions * 1e6) - 1.0;
+                let off = r.off(&parameters);
                 assert_eq!(off.abs() > CLOSE, !r.why.is_empty(), "{shape} {}: {off:+.3}", r.part);
                 held += 1;
             }

@@ -10,7 +10,7 @@ use crate::shapes;
 use crate::table::{bytes, columns, thousands};
 use ocelli_models::{Inventory, Model, Need, Work, cost};
 use ocelli_nn::checkpoint::Checkpoint;
-use ocelli_nn::{Builder, Parameter, Parameters};
+use ocelli_nn::{Builder, Parameters};
 use std::path::{Path, PathBuf};
 
 /// Tokens of the run whose memory is told.
@@ -193,9 +193,7 @@ fn described(
 fn explained(parameters: &Parameters, reported: &[Reported]) -> String {
     let mut text = "\nreported is what the paper, or who released the model, prints".to_owned();
     for r in reported.iter().filter(|r| !r.why.is_empty()) {
-        let counted: usize =
-            parameters.iter().filter(|p| r.counts(p)).map(Parameter::elements).sum();
-        let off = 100.0 * (counted as f64 / (1e6 * r.millions) - 1.0);
+        let off = 100.0 * r.off(parameters);
         text += &format!("\n  {} {off:+.1} %: {}", r.part, r.why);
     }
     text + "\n"

@@ -36,7 +36,7 @@ enum System {
         #[arg(long)]
         all_previous: bool,
     },
-    /// Queries and a text: contrast, matching and writing
+    /// Queries and a text: contrastive learning, matching and text generation
     QFormer {
         text: String,
         /// Learned queries; published models have 32
