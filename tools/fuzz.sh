@@ -19,6 +19,7 @@ declare -A seeds=(
     [chat_template]=text [csv_rows]=dataset [gguf]=gguf [image_decode]=preprocess/images
     [npz]=checkpoint [pickle]=checkpoint [safetensors]=checkpoint [sentencepiece]=text
     [tar_index]=dataset [tokenizer_files]=text [tokenizer_text]=text
+    [video_frames]=preprocess/videos
 )
 failed=()
 for path in fuzz/fuzz_targets/*.rs; do
