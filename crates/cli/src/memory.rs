@@ -3,7 +3,7 @@
 
 use crate::failure::Failure;
 use crate::table::bytes;
-use ocelli_models::Need;
+use ocelli_models::{Need, Work};
 use std::fs;
 use std::path::Path;
 
@@ -88,6 +88,36 @@ pub(crate) fn check_limit(
         None => "take a smaller model or raise the limit".to_owned(),
     };
     Err(Failure::memory(what).with(&advice))
+}
+
+/// An option of a command that bounds its work.
+pub(crate) struct Bound<'a> {
+    /// As it is called on the command line.
+    pub(crate) option: &'static str,
+    /// What it is, or what is reckoned with if it is not given.
+    pub(crate) most: usize,
+    /// The work if it were this, which grows with it.
+    pub(crate) work: &'a dyn Fn(usize) -> Work,
+}
+
+impl Bound<'_> {
+    /// The most below what it is that needs no more than `limit` bytes, in words, with what is needed
+    /// then.
+    pub(crate) fn fitting(
+        &self,
+        limit: u64,
+        need: impl Fn(Work) -> Need,
+    ) -> Option<(String, Need)> {
+        let need = |n| need((self.work)(n));
+        // All of `fits` fit, none from `not` on does.
+        let (mut fits, mut not) = (0, self.most);
+        while not - fits > 1 {
+            let middle = fits.midpoint(not);
+            if need(middle).total() <= limit { fits = middle } else { not = middle }
+        }
+        let how = || format!("{} {fits} in place of {}", self.option, self.most);
+        (fits > 0).then(|| (how(), need(fits)))
+    }
 }
 
 fn kib(file: &str, name: &str) -> Option<u64> {

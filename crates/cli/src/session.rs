@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::labels::class_names;
-use crate::memory;
+use crate::memory::{self, Bound};
 use crate::shapes;
 use clap::{Arg, Args};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -173,7 +173,12 @@ impl Source {
     }
 
     /// That it may take the memory that this work needs.
-    fn check_memory(&self, global: &Global, work: Work) -> Result<(), Failure> {
+    fn check_memory(
+        &self,
+        global: &Global,
+        work: Work,
+        bound: Option<&Bound>,
+    ) -> Result<(), Failure> {
         let Some(limit) = global.memory_limit() else { return Ok(()) };
         let measured = self.measure()?;
         let need_of = |m: &Opened, work| Need::of(&m.model, &m.parameters, work);
@@ -193,20 +198,25 @@ impl Source {
             let measured = files.measure(HeadCounts::default())?;
             others.push((format!("--quant {}", quant.name()), need_of(&measured, work)));
         }
-        // What is left for tokens once all else is there.
-        let each = (work.texts * measured.model.token_bytes()) as u64;
-        let left = limit.saturating_sub(need_of(&measured, Work { written: 0, ..work }).total());
-        let written = left.checked_div(each).unwrap_or(0) as usize;
-        if (1..work.written).contains(&written) {
-            let how = format!("-n {written} in place of {}", work.written);
-            others.insert(0, (how, need_of(&measured, Work { written, ..work })));
+        if let Some(less) = bound.and_then(|b| b.fitting(limit, |work| need_of(&measured, work))) {
+            others.insert(0, less);
         }
         memory::check_limit(limit, &need, &others)
     }
 
     /// Loads it for some work.
     pub(crate) fn open(self, global: &Global, work: Work) -> Result<Session, Failure> {
-        self.check_memory(global, work)?;
+        self.check_memory(global, work, None)?;
+        self.load(global)
+    }
+
+    /// The same for the work of an option that bounds it.
+    pub(crate) fn open_within(self, global: &Global, bound: &Bound) -> Result<Session, Failure> {
+        self.check_memory(global, (bound.work)(bound.most), Some(bound))?;
+        self.load(global)
+    }
+
+    fn load(self, global: &Global) -> Result<Session, Failure> {
         let started = Instant::now();
         let class_names = class_names(&self.dir().join("config.json"));
         let tokenizer_file = self.files.tokenizer_file();

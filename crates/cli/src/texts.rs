@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::global::Global;
 use crate::inputs::Inputs;
 use crate::interrupt;
+use crate::memory::Bound;
 use crate::output::{Output, Unread};
 use crate::pictures::{PictureArgs, Pictures};
 use crate::progress::Progress;
@@ -71,14 +72,15 @@ pub(crate) fn write(global: &Global, asked: &Texts) -> Result<(), Failure> {
     let (beams, new) = asked.sampling.extent(USUAL_TOKENS);
     let pictures_at_once = asked.pictures.work();
     let shots = asked.shots.shown(&examples);
-    let work = Work {
+    let work = |written| Work {
         texts: beams * pictures_at_once.pictures,
         read: WORDS * (1 + shots),
-        written: new,
+        written,
         pictures: pictures_at_once.pictures * (1 + shots) * asked.videos.most(),
     };
     let mut pictures = Pictures::start_videos(asked.pictures, asked.videos, processor.clone())?;
-    let session = source.open(global, work)?;
+    let bound = Bound { option: "-n", most: new, work: &work };
+    let session = source.open_within(global, &bound)?;
     asked.videos.check(&session)?;
     let Some(writer) = session.opened.model.writer() else {
         let needs = "a model that sees and writes, such as a BLIP";

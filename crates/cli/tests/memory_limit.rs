@@ -17,6 +17,7 @@ fn ocelli(arguments: &[&str], limit: Option<&str>) -> (Option<i32>, String) {
 }
 
 const LLAVA: &str = "testdata/golden/llava/hf_v15";
+const XCOMPOSER: &str = "testdata/golden/xcomposer/tiny";
 const FOX: &str = "examples/pictures/fox.svg";
 
 #[test]
@@ -54,6 +55,31 @@ fn what_would_fit_is_said() {
     // What is said to fit fits, and one more does not.
     assert_eq!(ask(&fewer.to_string(), "4MiB").0, Some(0));
     assert_eq!(ask(&(fewer + 1).to_string(), "4MiB").0, Some(5));
+    // Of a command without -n it is another option.
+    let folder = tempfile::tempdir().unwrap();
+    let article = folder.path().join("article.txt");
+    std::fs::write(&article, "tea\n".repeat(16)).unwrap();
+    let article = article.to_str().unwrap();
+    let ask = |images: &str, limit: &str| {
+        let of = ["--pictures", "examples/pictures", "--by", "testdata/golden/clip/hf_vit"];
+        let of = [&of[..], &["--images", images, "--memory-limit", limit]].concat();
+        ocelli(&[&["compose", "-m", XCOMPOSER, article], &of[..]].concat(), None)
+    };
+    let (code, said) = ask("14", "2.6MiB");
+    assert_eq!(code, Some(5), "{said}");
+    assert!(!said.contains("-n "), "{said}");
+    let fewer = said.split(" in place of 14").next().unwrap();
+    let fewer: usize = fewer.rsplit("--images ").next().unwrap().parse().unwrap();
+    // What the model places of them is another matter.
+    assert_ne!(ask(&fewer.to_string(), "2.6MiB").0, Some(5));
+    assert_eq!(ask(&(fewer + 1).to_string(), "2.6MiB").0, Some(5));
+}
+
+#[test]
+fn fewer_bits_are_said_to_fit() {
+    let ask = |tokens: &str, limit: &str| {
+        ocelli(&["generate", "-m", LLAVA, "-i", "Hi", "-n", tokens, "--memory-limit", limit], None)
+    };
     let (_, said) = ask("1", "715KiB");
     assert!(said.contains("with --quant q8_0 it needs"), "{said}");
     let (code, said) = ocelli(&["doctor"], Some("lots"));

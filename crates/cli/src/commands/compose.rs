@@ -5,6 +5,7 @@ use crate::global::Global;
 use crate::inputs::Inputs;
 use crate::interrupt;
 use crate::markdown;
+use crate::memory::Bound;
 use crate::output::{Output, check_writable, harmless, write_file};
 use crate::pictures::{self, Reading};
 use crate::progress::Progress;
@@ -103,13 +104,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         let asked = spotting_prompt(article, images(lines));
         tokenizer.as_ref().map_or(0, |t| t.encode(&asked, true).len())
     });
-    let work = Work {
-        texts: TEXTS,
-        read,
-        written: PLACES,
-        pictures: CANDIDATES + images(lines).unwrap_or(USUAL_IMAGES.min(lines)),
-    };
-    let session = source.open(global, work)?;
+    let work = |images| Work { texts: TEXTS, read, written: PLACES, pictures: CANDIDATES + images };
+    let most = images(lines).unwrap_or(USUAL_IMAGES.min(lines));
+    let bound = Bound { option: "--images", most, work: &work };
+    let session = source.open_within(global, &bound)?;
     let Model::XComposer(model) = &session.opened.model else {
         return Err(session.unsuitable("composing", "an InternLM-XComposer"));
     };

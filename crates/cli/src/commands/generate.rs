@@ -4,6 +4,7 @@ use crate::boxes::{Boxes, DrawArgs, Drawing, Frame};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::interrupt;
+use crate::memory::Bound;
 use crate::output::Output;
 use crate::pictures::{self, Reading};
 use crate::reader::{Asked, Reader};
@@ -123,13 +124,14 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let texts = args.prompt.len().min(BATCH);
     let (beams, new) = args.sampling.extent(USUAL_TOKENS);
     let words = |text: &String| tokenizer.as_ref().map_or(0, |t| t.encode(text, true).len());
-    let work = Work {
+    let work = |written| Work {
         texts: beams * texts,
         read: args.prompt.iter().map(words).max().unwrap_or(0),
-        written: new,
+        written,
         pictures: texts * (given.len() + examples.len()) * args.videos.most(),
     };
-    let session = source.open(global, work)?;
+    let bound = Bound { option: "-n", most: new, work: &work };
+    let session = source.open_within(global, &bound)?;
     args.videos.check(&session)?;
     let (mut seen, mut frame) = (Vec::new(), None);
     if let Some(processor) = &processor {

@@ -4,6 +4,7 @@ use crate::boxes::{DrawArgs, Drawing, Frame};
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::interrupt;
+use crate::memory::Bound;
 use crate::output::{self, Output};
 use crate::pictures::{self, Reading};
 use crate::sampling::SamplingArgs;
@@ -73,8 +74,9 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
     let end_tokens = source.end_tokens()?;
     let (texts, new) = args.sampling.extent(USUAL_TOKENS);
     let pictures = args.image.len().max(1) * args.videos.most();
-    let work = Work { texts, read: MESSAGE, written: new, pictures };
-    let session = source.open(global, work)?;
+    let work = |written| Work { texts, read: MESSAGE, written, pictures };
+    let bound = Bound { option: "-n", most: new, work: &work };
+    let session = source.open_within(global, &bound)?;
     args.videos.check(&session)?;
     let talker = session.opened.model.talker();
     let Some(language) = talker.map(Talker::language).or(session.opened.model.causal()) else {
