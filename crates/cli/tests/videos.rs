@@ -70,6 +70,25 @@ fn a_video_is_the_same_from_a_file_and_from_a_folder() {
 }
 
 #[test]
+fn the_command_of_the_guide_runs() {
+    let guide = std::fs::read_to_string(root().join("docs/cli.md")).unwrap();
+    let command = guide.lines().find(|l| l.starts_with("ocelli caption") && l.contains("--frames"));
+    let folder = small_flamingo(4);
+    // What the guide calls its files stands for these.
+    let here = |word| match word {
+        "openflamingo/" => folder.path(),
+        "film.gif" => GIF,
+        word => word,
+    };
+    let asked: Vec<&str> = command.unwrap().split(' ').skip(1).map(here).collect();
+    let said = texts(&ocelli(&asked, ""));
+    let known = ["caption", "-m", folder.path(), "-n", "8", "--jsonl", "--frames"];
+    let of = |frames| texts(&ocelli(&[&known[..], &[frames, GIF]].concat(), ""));
+    assert_eq!(said, of("4"));
+    assert_ne!(said, of("1"), "four frames are not one");
+}
+
+#[test]
 fn a_video_of_one_frame_is_the_picture() {
     // Of pictures alone a model needs no embeddings of frames.
     let folder = small_flamingo(0);
