@@ -65,9 +65,11 @@ pub enum PictureError {
     },
     /// The format does not take a picture of this size.
     #[error(
-        "{width}x{height} pixels cannot be written as PNG ({reason}): shrink the picture first"
+        "{width}x{height} pixels cannot be written as {format} ({reason}): shrink the picture first"
     )]
-    NoPng {
+    Unwritten {
+        /// The format of the file.
+        format: Format,
         /// Width in pixels.
         width: usize,
         /// Height in pixels.

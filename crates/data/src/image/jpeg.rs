@@ -3,6 +3,7 @@
 //! Differs from Pillow 13 (libjpeg-turbo) by 0.01 (4:4:4) to 0.24 (4:2:0) of 255 on average and 4 at most:
 //! `docs/pictures.md` has the pictures. Smooth chroma upsampling is on in both.
 
+use ::image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
 use ::zune_jpeg::{
     JpegDecoder,
     errors::DecodeErrors,
@@ -12,8 +13,28 @@ use ::zune_jpeg::{
 use super::{
     decode::{Format, Limits},
     error::PictureError,
-    picture::{Orientation, Picture, Pixels},
+    picture::{Orientation, Picture, Pixels, RgbImage},
 };
+
+/// A picture as a baseline JPEG file of a quality from 1 to 100, its colours at the full resolution.
+///
+/// # Errors
+/// If a side has no pixels or is too large for the format.
+pub fn encode(picture: &RgbImage, quality: u8) -> Result<Vec<u8>, PictureError> {
+    let (width, height) = (picture.width(), picture.height());
+    let unfit = |reason: &dyn std::fmt::Display| PictureError::Unwritten {
+        format: Format::Jpeg,
+        width,
+        height,
+        reason: reason.to_string(),
+    };
+    let side = |side: usize| u16::try_from(side).map(u32::from).map_err(|e| unfit(&e));
+    let mut out = Vec::new();
+    JpegEncoder::new_with_quality(&mut out, quality)
+        .encode(picture.bytes(), side(width)?, side(height)?, ExtendedColorType::Rgb8)
+        .map_err(|e| unfit(&e))?;
+    Ok(out)
+}
 
 /// Decodes one JPEG.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, PictureError> {

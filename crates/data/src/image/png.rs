@@ -17,7 +17,8 @@ use super::{
 /// If a side is too large for the format.
 pub fn encode(picture: &RgbImage) -> Result<Vec<u8>, PictureError> {
     let (width, height) = (picture.width(), picture.height());
-    let unfit = |reason: &dyn std::fmt::Display| PictureError::NoPng {
+    let unfit = |reason: &dyn std::fmt::Display| PictureError::Unwritten {
+        format: Format::Png,
         width,
         height,
         reason: reason.to_string(),
