@@ -29,6 +29,7 @@ mod table;
 mod template;
 mod texts;
 mod unread;
+mod vectors;
 mod videos;
 mod written;
 

@@ -5,6 +5,7 @@ use crate::global::Global;
 use crate::labels::class_names;
 use crate::memory::{self, Bound};
 use crate::shapes;
+use crate::vectors::{self, finite};
 use clap::{Arg, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 use ocelli_data::image::Processor;
@@ -526,20 +527,7 @@ impl Session {
 
     /// One vector of length 1 per picture, `[batch, width]`, for normalised pixels.
     pub(crate) fn embed_images(&self, pixels: &Tensor) -> Result<Tensor, Failure> {
-        let features = match &self.opened.model {
-            Model::Vit(vit) => vit.pool(&vit.features(pixels)?)?,
-            Model::Hybrid(hybrid) => {
-                let map = hybrid.backbone.forward(pixels)?;
-                hybrid.vit.pool(&hybrid.vit.features(&map)?)?
-            }
-            Model::LocalVit(vit) => vit.pool(&vit.features(pixels)?)?,
-            Model::NfNet(model) => model.pooled(pixels)?,
-            Model::Clip(clip) => clip.encode_image(pixels)?,
-            Model::Lit(lit) => lit.encode_image(pixels)?,
-            Model::Blip(blip) => blip.embed_images(&blip.image_tokens(pixels)?)?,
-            _ => return Err(self.unsuitable("seeing", "a ViT or a CLIP")),
-        };
-        finite(features.l2_normalise()?, "the embeddings of pictures")
+        vectors::of_pictures(&self.opened.model, pixels)
     }
 
     /// One vector per text, of any length, `[texts, width]`. Texts that do not fit are cut.
@@ -592,16 +580,4 @@ impl Session {
         let batch = tokenizer.encode_batch(&texts, *context, Truncate::Cut);
         Ok(Texts::from(&batch.map_err(ocelli_data::Error::from)?))
     }
-}
-
-/// The values, unless one is infinite or not a number: finite inputs give such only by weights that are
-/// broken or too large.
-fn finite(values: Tensor, what: &str) -> Result<Tensor, Failure> {
-    if values.values().iter().all(|v| v.is_finite()) {
-        return Ok(values);
-    }
-    Err(Failure::model(format!(
-        "{what} are not finite, so the weights are broken or too large; fetch the model again, or take \
-         an earlier checkpoint"
-    )))
 }

@@ -20,7 +20,7 @@ pub mod vision;
 
 pub use error::{Error, Result};
 pub use load::{
-    Family, Files, HeadCounts, Inventory, Model, Need, Opened, Published, Source, Work,
-    WrittenInBytes, inventory, published, tokenizer,
+    Family, Files, HeadCounts, Inventory, Model, Need, Opened, PictureEncoder, Published, Source,
+    Work, WrittenInBytes, inventory, published, tokenizer,
 };
 pub use pass::Pass;

@@ -36,7 +36,7 @@ use self::compose::Layer;
 pub use self::family::Family;
 pub use self::in_bytes::WrittenInBytes;
 pub use self::memory::{Need, Work};
-pub use self::model::Model;
+pub use self::model::{Model, PictureEncoder};
 pub use self::publish::{Published, published};
 pub use self::shapes::{Inventory, inventory};
 pub use self::texts::tokenizer;

@@ -1,5 +1,6 @@
 //! A model of any kind, and what it can do.
 
+use crate::Result;
 use crate::connector::abstractor::Abstractor;
 use crate::connector::flamingo::FlamingoParts;
 use crate::connector::position_resampler::PositionResampler;
@@ -33,6 +34,10 @@ use crate::vision::local_vit::LocalVit;
 use crate::vision::nfnet::NfNet;
 use crate::vision::resnet_v2::HybridVit;
 use crate::vision::vit::Vit;
+use ocelli_tensor::Tensor;
+
+/// Turns normalised pixels `[batch, 3, img_h, img_w]` into vectors `[batch, width]`.
+pub type PictureEncoder<'a> = Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>;
 
 /// A model of any kind.
 #[derive(Debug)]
@@ -134,6 +139,24 @@ impl Model {
             Self::ChatGlm(_) => "a ChatGLM",
             Self::XComposer(_) => "an InternLM-XComposer",
         }
+    }
+
+    /// What turns each picture into a vector, if the model does. A ViT gives its pooled features. The
+    /// lengths of the vectors are not 1.
+    pub fn picture_encoder(&self) -> Option<PictureEncoder<'_>> {
+        Some(match self {
+            Self::Vit(vit) => Box::new(|pixels| vit.pool(&vit.features(pixels)?)),
+            Self::Hybrid(hybrid) => Box::new(|pixels| {
+                let map = hybrid.backbone.forward(pixels)?;
+                hybrid.vit.pool(&hybrid.vit.features(&map)?)
+            }),
+            Self::LocalVit(vit) => Box::new(|pixels| vit.pool(&vit.features(pixels)?)),
+            Self::NfNet(model) => Box::new(|pixels| model.pooled(pixels)),
+            Self::Clip(clip) => Box::new(|pixels| clip.encode_image(pixels)),
+            Self::Lit(lit) => Box::new(|pixels| lit.encode_image(pixels)),
+            Self::Blip(blip) => Box::new(|pixels| blip.embed_images(&blip.image_tokens(pixels)?)),
+            _ => return None,
+        })
     }
 
     /// What writes about pictures, if the model does.

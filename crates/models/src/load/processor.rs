@@ -2,7 +2,7 @@
 
 use super::fields::Fields;
 use super::{
-    Family, Files, HeadCounts, blip_config, blip2_config, clip_config, flamingo_config,
+    Family, Files, HeadCounts, Model, blip_config, blip2_config, clip_config, flamingo_config,
     llava_config, minigpt4_config, mplug_owl_config, nfnet_config, qwen_vl_config, read_text,
     visualglm_config, xcomposer_config,
 };
@@ -133,15 +133,8 @@ impl Files {
                 nfnet_processor(side, "squash").map_err(picture)
             }
             _ => {
-                // The original ViT preprocessing: squeezed to the size, [-1, 1].
                 let (height, width) = self.vit_config()?.image_size;
-                let text = format!(
-                    r#"{{"image_processor_type": "ViTImageProcessor", "do_resize": true,
-                    "size": {{"height": {height}, "width": {width}}}, "resample": 2,
-                    "do_rescale": true, "rescale_factor": 0.00392156862745098, "do_normalize": true,
-                    "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}}"#
-                );
-                Processor::from_hf_json(&text).map_err(picture)
+                vit_processor(height, width).map_err(picture)
             }
         }
     }
@@ -152,6 +145,32 @@ impl Files {
         Processor::from_hf_json(&text)
             .map_err(|source| Error::Data(ocelli_data::Error::Picture { path, source }))
     }
+}
+
+impl Model {
+    /// How pictures are prepared for a ViT, an `NFNet` or a CLIP where no file says; none for others.
+    pub fn usual_processor(&self) -> Option<Processor> {
+        match self {
+            Self::Vit(vit) => {
+                let (height, width) = vit.config().image_size;
+                vit_processor(height, width).ok()
+            }
+            Self::NfNet(net) => nfnet_processor(net.config().image_size, "squash").ok(),
+            Self::Clip(clip) => Some(Processor::openai(clip.config().vision.image_size().0)),
+            _ => None,
+        }
+    }
+}
+
+/// The original ViT preprocessing: squeezed to the size, [-1, 1].
+fn vit_processor(height: usize, width: usize) -> std::result::Result<Processor, PictureError> {
+    let text = format!(
+        r#"{{"image_processor_type": "ViTImageProcessor", "do_resize": true,
+        "size": {{"height": {height}, "width": {width}}}, "resample": 2,
+        "do_rescale": true, "rescale_factor": 0.00392156862745098, "do_normalize": true,
+        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}}"#
+    );
+    Processor::from_hf_json(&text)
 }
 
 /// To a square in the mode of timm, then as for ImageNet.
