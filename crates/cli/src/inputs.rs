@@ -9,11 +9,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Stdin, stdin};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// A picture's path, or what stands for it and why there is none.
-#[derive(Debug)]
+/// A picture's path, the bytes of its file, or what stands for it and why there is none.
+#[derive(Clone, Debug)]
 pub(crate) enum Input {
     Picture(PathBuf),
+    Bytes(Arc<[u8]>),
     Unreadable { name: String, error: String },
 }
 
@@ -265,6 +267,7 @@ mod tests {
         Inputs::new(named.to_vec())
             .map(|input| match input {
                 Input::Picture(path) => path.display().to_string(),
+                Input::Bytes(bytes) => panic!("{} bytes without a name", bytes.len()),
                 Input::Unreadable { name, error } => format!("{name}: {error}"),
             })
             .collect()
@@ -298,7 +301,7 @@ mod tests {
         let pictures: Vec<PathBuf> = Inputs::literal(named.to_vec())
             .map(|input| match input {
                 Input::Picture(path) => path,
-                Input::Unreadable { name, error } => panic!("{name}: {error}"),
+                other => panic!("{other:?}"),
             })
             .collect();
         assert_eq!(pictures, named);

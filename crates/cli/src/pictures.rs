@@ -10,7 +10,7 @@ use crate::inputs::{Input, Inputs};
 use crate::interrupt;
 use crate::videos::VideoArgs;
 use clap::Args;
-use ocelli_data::image::{self, Limits, Processor, Video, open};
+use ocelli_data::image::{self, Limits, Processor, Video, decode, open};
 use ocelli_models::Work;
 use ocelli_tensor::Tensor;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-const BATCHES_AHEAD: usize = 3;
+pub(crate) const BATCHES_AHEAD: usize = 3;
 /// How long a batch waits for more pictures before it is computed as it is.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How often Ctrl-C is looked for while nothing arrives.
@@ -106,7 +106,7 @@ struct Prepared {
 
 /// What the threads share: the inputs, the number of the next one, and leave to begin it.
 struct Queue {
-    inputs: Inputs,
+    inputs: Box<dyn Iterator<Item = Input> + Send>,
     next: u64,
     leave: Receiver<()>,
 }
@@ -140,20 +140,34 @@ impl Pictures {
             Some(_) => Inputs::of_videos(named),
             None => Inputs::new(named),
         };
-        let enough = args.fast_decode.then(|| processor.enough()).flatten();
-        let reading = Reading { enough, ..args.reading(videos) };
+        let mut reading = args.reading(videos);
+        if args.fast_decode {
+            reading = reading.in_part(&processor);
+        }
         Self::of(inputs, args.batch_size, reading, processor)
     }
 
     /// Starts the threads for inputs that are read in one way, `batch_size` at a time.
     pub(crate) fn of(
-        inputs: Inputs,
+        inputs: impl Iterator<Item = Input> + Send + 'static,
+        batch_size: usize,
+        reading: Reading,
+        processor: Processor,
+    ) -> Result<Self, Failure> {
+        Self::on(decoding_threads(), inputs, batch_size, reading, processor)
+    }
+
+    /// The same on so many threads.
+    pub(crate) fn on(
+        threads: usize,
+        inputs: impl Iterator<Item = Input> + Send + 'static,
         batch_size: usize,
         reading: Reading,
         processor: Processor,
     ) -> Result<Self, Failure> {
         let (leave, begin) = channel();
         let (finish, done) = channel();
+        let inputs = Box::new(inputs);
         let queue = Arc::new(Mutex::new(Queue { inputs, next: 0, leave: begin }));
         let processor = Arc::new(processor);
         // Of videos fewer wait, though a whole batch. The next in turn is always among those that were
@@ -163,7 +177,7 @@ impl Pictures {
             // The receiver is in the queue above.
             let _ = leave.send(());
         }
-        for i in 0..ocelli_kernels::pool::threads().min(16) {
+        for i in 0..threads {
             let (queue, processor, finish) =
                 (Arc::clone(&queue), Arc::clone(&processor), finish.clone());
             std::thread::Builder::new()
@@ -198,11 +212,19 @@ impl Pictures {
     /// # Errors
     /// If Ctrl-C was pressed.
     pub(crate) fn next_batch(&mut self) -> Result<Option<Batch>, Failure> {
+        self.next_batch_of(self.batch_size)
+    }
+
+    /// The next batch of `most` pictures at most; none after the last.
+    ///
+    /// # Errors
+    /// As [`Pictures::next_batch`].
+    pub(crate) fn next_batch_of(&mut self, most: usize) -> Result<Option<Batch>, Failure> {
         let mut pictures = Vec::new();
         let mut values = Vec::new();
         let mut shape: Option<Vec<usize>> = None;
         let mut until = None;
-        while pictures.len() < self.batch_size {
+        while pictures.len() < most {
             if interrupt::asked() {
                 return Err(Failure::interrupted());
             }
@@ -242,6 +264,11 @@ impl Pictures {
     }
 }
 
+/// Threads that decode.
+pub(crate) fn decoding_threads() -> usize {
+    ocelli_kernels::pool::threads().min(16)
+}
+
 fn work(
     queue: &Mutex<Queue>,
     processor: &Processor,
@@ -263,6 +290,11 @@ fn work(
                 let name = path.display().to_string();
                 let pixels = prepare(&path, processor, reading);
                 Prepared { name, pixels }
+            }
+            Input::Bytes(bytes) => {
+                let picture = decode(&bytes, &reading.limits()).map_err(|e| chain(&e));
+                let pixels = picture.and_then(|picture| pixels(picture, processor, reading));
+                Prepared { name: format!("{} bytes", bytes.len()), pixels }
             }
             Input::Unreadable { name, error } => Prepared { name, pixels: Err(error) },
         };
@@ -312,6 +344,15 @@ impl Reading {
         Self { videos, ..Self::default() }
     }
 
+    /// The same, of large JPEGs no more than a model needs of them.
+    pub(crate) fn in_part(self, processor: &Processor) -> Self {
+        Self { enough: processor.enough(), ..self }
+    }
+
+    fn limits(self) -> Limits {
+        Limits { enough: self.enough, ..Limits::default() }
+    }
+
     /// The same, of a video its first frame.
     pub(crate) fn first_frame(self) -> Self {
         Self { videos: VideoArgs { frames: self.videos.frames.map(|_| 1) }, ..self }
@@ -319,7 +360,7 @@ impl Reading {
 }
 
 fn prepare(path: &Path, processor: &Processor, reading: Reading) -> Result<Pixels, String> {
-    let limits = Limits { enough: reading.enough, ..Limits::default() };
+    let limits = reading.limits();
     let Some(frames) = reading.videos.frames else {
         let picture = open(path, &limits).map_err(|e| chain(&e))?;
         return pixels(picture, processor, reading);

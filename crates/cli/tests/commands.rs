@@ -457,6 +457,8 @@ fn texts_are_timed_with_weights_in_blocks() {
     assert!(code == 2 && err.contains("--task prefill or decode"), "{err}");
     let (code, _, err) = run(&["bench", "--shape", "RN50", "--task", "decode"]);
     assert!(code != 0 && err.contains("a language model without an encoder"), "{err}");
+    let (code, _, err) = run(&["bench", "--shape", "vit-s16", "--fast-decode"]);
+    assert!(code == 2 && err.contains("belong to --task pipeline"), "{err}");
 }
 
 #[test]

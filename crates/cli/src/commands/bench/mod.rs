@@ -1,12 +1,14 @@
 //! `ocelli bench`: how fast a model runs here.
 
 mod pictures;
+mod pipeline;
 mod scaling;
 mod text;
 
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::{memory, session, shapes};
+use ocelli_data::image::Processor;
 use ocelli_models::{Files, HeadCounts, Model};
 use ocelli_nn::{Builder, Parameters};
 use ocelli_tensor::{BlockKind, Narrow};
@@ -17,12 +19,15 @@ use std::time::Instant;
 ///
 /// With `--shape` the weights are random; the time does not depend on them. `--interactive` prints
 /// `ready`, then answers each line N on standard input with N times in milliseconds, so that
-/// several programs can be timed in turn.
+/// several programs can be timed in turn. `--task pipeline` tells whether decoding or the tower is the
+/// limit, and how many pictures a second `ocelli embed` looks at.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   ocelli bench --shape vit-b16 --batch 8
   ocelli bench --shape vit-s16 --task train --batch 8 --json
   ocelli bench -m openai/clip-vit-base-patch32 --task encode
+  ocelli bench --shape vit-b16 --task pipeline
+  ocelli bench -m clip/ --task pipeline --fast-decode photos/
   ocelli bench --shape llama-1.1b --task decode --tokens 256 --dtype q4_0
   ocelli bench --shape vit-b16 --scaling")]
 pub(crate) struct Args {
@@ -35,8 +40,11 @@ pub(crate) struct Args {
     /// What is timed
     #[arg(long, value_enum, default_value = "encode")]
     task: Task,
-    /// Pictures at once
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[command(flatten)]
+    given: pipeline::Given,
+    /// Pictures at once; for a pipeline 8, as `ocelli embed`, unless given
+    #[arg(long, default_value_t = 1, default_value_if("task", "pipeline", "8"),
+        value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
     /// Tokens of the prompt that is read, or that are there before the one that is timed
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
@@ -59,6 +67,8 @@ pub(crate) struct Args {
 enum Task {
     /// Pictures through the vision tower
     Encode,
+    /// Pictures from the bytes of their files to vectors: decoding, the tower, and both overlapped
+    Pipeline,
     /// A training step: forward, backward, AdamW
     Train,
     /// A prompt through a language model
@@ -110,11 +120,17 @@ impl Dtype {
 /// What is timed.
 enum Step {
     Pictures(pictures::Step),
+    Pipeline(pipeline::Step),
     Text(text::Step),
 }
 
 impl Step {
-    fn new(args: &Args, model: Model, parameters: &Parameters) -> Result<Self, Failure> {
+    fn new(
+        args: &Args,
+        model: Model,
+        parameters: &Parameters,
+        processor: Option<Processor>,
+    ) -> Result<Self, Failure> {
         if args.task.is_of_text() {
             return Ok(Self::Text(text::Step::new(args, model)?));
         }
@@ -123,6 +139,9 @@ impl Step {
                 "q8_0 and q4_0 are for language models: time them with --task prefill or decode",
             ));
         }
+        if args.task == Task::Pipeline {
+            return Ok(Self::Pipeline(pipeline::Step::new(args, model, processor)?));
+        }
         pictures::check_memory(args, &model, parameters)?;
         Ok(Self::Pictures(pictures::Step::new(args, model, parameters)?))
     }
@@ -130,7 +149,16 @@ impl Step {
     fn run(&mut self) -> Result<(), Failure> {
         match self {
             Self::Pictures(step) => step.run(),
+            Self::Pipeline(step) => step.times(1).map(drop),
             Self::Text(step) => step.run(),
+        }
+    }
+
+    /// Milliseconds of each of `count` runs.
+    fn times(&mut self, count: usize) -> Result<Vec<f64>, Failure> {
+        match self {
+            Self::Pipeline(step) => step.times(count),
+            _ => (0..count).map(|_| self.timed()).collect(),
         }
     }
 
@@ -145,6 +173,7 @@ impl Step {
     fn tokens(&self) -> usize {
         match self {
             Self::Pictures(step) => step.tokens,
+            Self::Pipeline(_) => 0,
             Self::Text(step) => step.tokens(),
         }
     }
@@ -155,16 +184,20 @@ const RUNS: usize = 30;
 const SECONDS: f64 = 20.0;
 
 pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
-    let (model, parameters) = model(global, args)?;
+    check(args)?;
+    let (model, parameters, processor) = model(global, args)?;
     if let Some(kind) = args.dtype.narrow() {
         parameters.narrow(kind);
     }
-    let mut step = Step::new(args, model, &parameters)?;
+    let mut step = Step::new(args, model, &parameters, processor)?;
     // Warms caches; packs weights, which are packed when they are used again.
     step.run()?;
     step.run()?;
     if args.interactive {
         return answer(&mut step);
+    }
+    if let Step::Pipeline(step) = &step {
+        return step.report(args.json);
     }
     if args.scaling {
         return say(&scaling::table(&mut step, args.json)?);
@@ -187,7 +220,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         .to_string()
     } else {
         let rate = match step {
-            Step::Pictures(_) => format!("{per_second:.1} images/s"),
+            Step::Pictures(_) | Step::Pipeline(_) => format!("{per_second:.1} images/s"),
             Step::Text(_) => format!("{tokens:.1} tokens/s"),
         };
         format!(
@@ -196,6 +229,22 @@ pub(crate) fn run(global: &Global, args: &Args) -> Result<(), Failure> {
         )
     };
     say(&line)
+}
+
+/// That options fit the task.
+fn check(args: &Args) -> Result<(), Failure> {
+    let is_pipeline = args.task == Task::Pipeline;
+    if is_pipeline && args.scaling {
+        return Err(Failure::usage(
+            "--scaling is for the other tasks: leave it out or --task pipeline",
+        ));
+    }
+    if args.given.is_any() && !is_pipeline {
+        return Err(Failure::usage(
+            "pictures, --picture and --fast-decode belong to --task pipeline: add it or leave them out",
+        ));
+    }
+    Ok(())
 }
 
 fn say(line: &str) -> Result<(), Failure> {
@@ -212,14 +261,16 @@ fn answer(step: &mut Step) -> Result<(), Failure> {
         let n: usize = line.trim().parse().map_err(|_| {
             Failure::input(format!("expected a number of runs on each line, got `{line}`"))
         })?;
-        let times: Result<Vec<String>, Failure> =
-            (0..n).map(|_| step.timed().map(|ms| format!("{ms:.4}"))).collect();
-        say(&times?.join(" "))?;
+        let times: Vec<String> = step.times(n)?.iter().map(|ms| format!("{ms:.4}")).collect();
+        say(&times.join(" "))?;
     }
     Ok(())
 }
 
-fn model(global: &Global, args: &Args) -> Result<(Model, Parameters), Failure> {
+/// A model, its parameters, and how pictures are prepared for it if it is asked to look at any.
+type Loaded = (Model, Parameters, Option<Processor>);
+
+fn model(global: &Global, args: &Args) -> Result<Loaded, Failure> {
     let shape = match (&args.model, &args.shape) {
         (Some(model), _) => {
             let path = session::resolve(global, model)?;
@@ -228,8 +279,15 @@ fn model(global: &Global, args: &Args) -> Result<(Model, Parameters), Failure> {
                 Some(kind) => files.quantised(kind),
                 None => files,
             };
+            let mut processor = None;
+            if args.task == Task::Pipeline {
+                let measured = files.measure(HeadCounts::default())?;
+                pipeline::check(&measured.model)?;
+                pictures::check_memory(args, &measured.model, &measured.parameters)?;
+                processor = Some(files.processor()?);
+            }
             let opened = files.open(HeadCounts::default())?;
-            return Ok((opened.model, opened.parameters));
+            return Ok((opened.model, opened.parameters, processor));
         }
         (None, Some(shape)) => shape,
         (None, None) => {
@@ -245,6 +303,9 @@ fn model(global: &Global, args: &Args) -> Result<(Model, Parameters), Failure> {
     if args.task.is_of_text() {
         text::check(&sizes)?;
     } else {
+        if args.task == Task::Pipeline {
+            pipeline::check(&sizes)?;
+        }
         pictures::check_memory(args, &sizes, &counted)?;
     }
     let b = match args.dtype.blocks() {
@@ -253,5 +314,6 @@ fn model(global: &Global, args: &Args) -> Result<(Model, Parameters), Failure> {
     };
     let model = shapes::build(shape, &b)?;
     let parameters = b.finish().map_err(ocelli_models::Error::from)?;
-    Ok((model, parameters))
+    let processor = model.usual_processor();
+    Ok((model, parameters, processor))
 }

@@ -3,6 +3,7 @@
 use super::{Args, Task};
 use crate::failure::Failure;
 use crate::memory;
+use crate::pictures::BATCHES_AHEAD;
 use ocelli_kernels::optimiser::{AdamW, adamw};
 use ocelli_models::{Model, cost};
 use ocelli_nn::{Parameter, Parameters};
@@ -16,13 +17,17 @@ pub(super) fn check_memory(
     model: &Model,
     parameters: &Parameters,
 ) -> Result<(), Failure> {
+    let is_pipeline = args.task == Task::Pipeline;
     let Some((cost, (img_h, img_w))) = cost::of_picture(model, false) else {
-        return Err(blind(model).into());
+        // Of few that `ocelli embed` takes the need is not known.
+        return if is_pipeline { Ok(()) } else { Err(blind(model).into()) };
     };
     let trains = args.task == Task::Train;
+    let batches = if is_pipeline { 1 + BATCHES_AHEAD } else { 1 };
     let of_text = cost::of_text(model, false).filter(|_| trains).map_or(0, |text| text.kept);
     let between = if trains { cost.kept + of_text } else { cost.values };
-    let needed = 4 * u64::from(args.batch) * (3 * (img_h * img_w) as u64 + between);
+    let pixels = (batches * 3 * img_h * img_w) as u64;
+    let needed = 4 * u64::from(args.batch) * (pixels + between);
     // Training adds gradients and two moments to the weights.
     let copies = if trains { 3 } else { 0 };
     let what = format!("a batch of {}", args.batch);
