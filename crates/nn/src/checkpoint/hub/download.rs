@@ -97,19 +97,29 @@ struct Client<'a> {
     direct: Agent,
 }
 
-impl<'a> Client<'a> {
-    fn new(settings: &'a Settings) -> Result<Self> {
-        let failed = |reason: String| Error::Download { url: settings.endpoint.clone(), reason };
-        #[cfg(target_arch = "x86_64")]
-        if !(is_x86_feature_detected!("avx2")
+/// Instructions that TLS needs and this processor may lack.
+fn lacking_for_tls() -> Option<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let is_there = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("aes")
             && is_x86_feature_detected!("pclmulqdq")
             && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("adx"))
-        {
-            return Err(failed(
-                "this processor lacks AVX2, AES or ADX, which TLS needs here".into(),
-            ));
+            && is_x86_feature_detected!("adx");
+        (!is_there).then_some("AVX2, AES or ADX")
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        use std::arch::is_aarch64_feature_detected as has;
+        (!(has!("aes") && has!("pmull") && has!("sha2"))).then_some("AES, PMULL or SHA-256")
+    }
+}
+
+impl<'a> Client<'a> {
+    fn new(settings: &'a Settings) -> Result<Self> {
+        if let Some(lacking) = lacking_for_tls() {
+            let reason = format!("this processor lacks {lacking}, which TLS needs here");
+            return Err(Self::failed(&settings.endpoint, reason));
         }
         let roots = match &settings.certificates {
             None => RootCerts::WebPki,
