@@ -23,12 +23,10 @@ pub(crate) fn check_environment() -> Result<(), Failure> {
 
 /// That this machine has the instruction set that is asked for.
 fn check_isa(asked: &str, available: &[Isa]) -> Result<(), Failure> {
-    let has = |isa: &Isa| format!("{isa:?}").to_lowercase() == asked;
-    if asked.is_empty() || available.iter().any(has) {
+    if asked.is_empty() || available.iter().any(|isa| isa.name() == asked) {
         return Ok(());
     }
-    let names: Vec<String> =
-        available.iter().map(|isa| format!("{isa:?}").to_lowercase()).collect();
+    let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
     Err(Failure::usage(format!(
         "OCELLI_ISA={asked}: this machine has only {}; take one of these or unset it",
         names.join(", ")
@@ -53,8 +51,9 @@ fn check_variables(of: impl Fn(&str) -> Option<String>) -> Result<(), Failure> {
         return Err(wrong(MEMORY_LIMIT, &limit, "a size such as 8GiB"));
     }
     let isa = of("OCELLI_ISA").unwrap_or_default();
-    if !["", "portable", "avx2", "avx512", "amx"].contains(&isa.as_str()) {
-        return Err(wrong("OCELLI_ISA", &isa, "amx, avx512, avx2 or portable"));
+    if !isa.is_empty() && Isa::ALL.iter().all(|known| known.name() != isa) {
+        let names = Isa::ALL.map(Isa::name).join(", ");
+        return Err(wrong("OCELLI_ISA", &isa, &format!("one of {names}")));
     }
     Ok(())
 }
@@ -157,6 +156,7 @@ mod tests {
             ("RAYON_NUM_THREADS", "0"),
             ("OMP_NUM_THREADS", "4,2"),
             ("OCELLI_ISA", "avx2"),
+            ("OCELLI_ISA", "neon"),
             ("OCELLI_MEMORY_LIMIT", "8GiB"),
         ] {
             assert!(check(name, value).is_ok(), "{name}={value}");

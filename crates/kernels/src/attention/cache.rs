@@ -73,7 +73,7 @@ impl CacheRow {
 
     /// Values between two tokens of a head.
     fn value_width(&self) -> usize {
-        self.head_dim.next_multiple_of(if self.isa >= Isa::Avx512 { 16 } else { 8 })
+        self.head_dim.next_multiple_of(self.isa.lanes())
     }
 
     /// Makes room for `tokens` in all.

@@ -146,7 +146,7 @@ struct Rows {
 impl Rows {
     /// In place if rows are whole vectors, else copied with zeros behind each.
     unsafe fn new(isa: Isa, from: *const f32, stride: usize, rows: usize, cols: usize) -> Self {
-        let lanes = if isa >= Isa::Avx512 { 16 } else { 8 };
+        let lanes = isa.lanes();
         if cols.is_multiple_of(lanes) {
             return Self { ptr: from, stride, _padded: None };
         }

@@ -163,11 +163,13 @@ unsafe fn strips_of_chunk(
             unsafe {
                 let (from, to) = (from.add(row), to.add(row * k + first * height));
                 for s in 0..depth {
-                    store_up_to(
-                        load_up_to::<V>(from.add(s * stride), height),
-                        to.add(s * height),
-                        height,
-                    );
+                    let (from, to) = (from.add(s * stride), to.add(s * height));
+                    for i in (0..V::TILE_ROWS).step_by(V::LANES) {
+                        if i < height {
+                            let n = height - i;
+                            store_up_to(load_up_to::<V>(from.add(i), n), to.add(i), n);
+                        }
+                    }
                 }
             }
             row += height;

@@ -9,7 +9,7 @@ use crate::simd::{Isa, Vector, dispatch, load_up_to, store_up_to};
 pub(crate) const fn panel_width(isa: Isa) -> usize {
     match isa {
         Isa::Amx | Isa::Avx512 => 64,
-        Isa::Avx2 | Isa::Portable => 16,
+        Isa::Avx2 | Isa::Neon | Isa::Portable => 16,
     }
 }
 
@@ -139,6 +139,7 @@ pub(crate) fn panel_fn(isa: Isa) -> unsafe fn(&Panel) {
     match isa {
         Isa::Amx | Isa::Avx512 => |p| unsafe { dispatch!(Isa::Avx512, panel(p: &Panel)) },
         Isa::Avx2 => |p| unsafe { dispatch!(Isa::Avx2, panel(p: &Panel)) },
+        Isa::Neon => |p| unsafe { dispatch!(Isa::Neon, panel(p: &Panel)) },
         Isa::Portable => |p| unsafe { dispatch!(Isa::Portable, panel(p: &Panel)) },
     }
 }
@@ -259,6 +260,16 @@ unsafe fn sized<V: Vector, const ROWS: usize, const VECTORS: usize, const UNIT: 
         // SAFETY: as above.
         unsafe { product::<crate::simd::Avx2, ROWS, VECTORS, UNIT>(p, tile, scratch) }
     }
+    #[cfg(target_arch = "aarch64")]
+    #[inline(never)]
+    unsafe fn neon<const ROWS: usize, const VECTORS: usize, const UNIT: bool>(
+        p: &Panel,
+        tile: &Tile,
+        scratch: &mut Scratch,
+    ) {
+        // SAFETY: by the caller.
+        unsafe { product::<crate::simd::Neon, ROWS, VECTORS, UNIT>(p, tile, scratch) }
+    }
     // SAFETY: by the caller, who runs on `V`.
     unsafe {
         match V::ISA {
@@ -266,6 +277,8 @@ unsafe fn sized<V: Vector, const ROWS: usize, const VECTORS: usize, const UNIT: 
             Isa::Avx512 => avx512::<ROWS, VECTORS, UNIT>(p, tile, scratch),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::<ROWS, VECTORS, UNIT>(p, tile, scratch),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::<ROWS, VECTORS, UNIT>(p, tile, scratch),
             _ => product::<crate::simd::Portable, ROWS, VECTORS, UNIT>(p, tile, scratch),
         }
     }

@@ -4,6 +4,8 @@ use super::rows::{Form, Rows};
 use super::{Narrow, PackedNarrow};
 use crate::gemm::{Dealing, Epilogue, Lhs, Panel, Tail, deal, finish_as, panel_width};
 use crate::pool::{Shared, parallel_for, threads};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Isa, Portable, Vector};
@@ -250,6 +252,10 @@ unsafe fn run(isa: Isa, rows: &Rows, first: usize, rhs: &PackedNarrow, p: usize,
         (Isa::Avx2, Form::Bytes) => compiled!("avx2,fma", Avx2, Bytes, 2, true),
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, _) => compiled!("avx2,fma", Avx2, Halves, 2, false),
+        #[cfg(target_arch = "aarch64")]
+        (Isa::Neon, Form::Bytes) => compiled!(, Neon, Bytes, 4, true),
+        #[cfg(target_arch = "aarch64")]
+        (Isa::Neon, _) => compiled!(, Neon, Halves, 4, false),
         (_, Form::Bytes) => compiled!(, Portable, Bytes, 2, true),
         (_, _) => compiled!(, Portable, Halves, 2, false),
     }

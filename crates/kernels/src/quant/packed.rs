@@ -10,10 +10,7 @@ pub(super) const WORD: usize = 4;
 
 /// Columns of a panel: those of a vector, so that a panel is read from end to end.
 pub(super) const fn panel_width(isa: Isa) -> usize {
-    match isa {
-        Isa::Amx | Isa::Avx512 => 16,
-        Isa::Avx2 | Isa::Portable => 8,
-    }
+    isa.lanes()
 }
 
 /// A right operand in blocks, ordered for the kernels: panel by panel, a panel block by block along

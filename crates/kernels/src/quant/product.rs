@@ -11,6 +11,8 @@ use super::words::{Sized, Stretch, panels, tile};
 use super::{BLOCK, BlockKind};
 use crate::gemm::{Epilogue, Lhs, Panel, Tail, finish};
 use crate::pool::{Shared, parallel_for, threads};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Isa, Portable, Vector};
@@ -43,7 +45,7 @@ fn usable(isa: Isa) -> Isa {
 /// Panels of a tile of many rows, and the most of a task.
 const fn tile_panels(isa: Isa) -> usize {
     match isa {
-        Isa::Amx | Isa::Avx512 => 4,
+        Isa::Amx | Isa::Avx512 | Isa::Neon => 4,
         Isa::Avx2 | Isa::Portable => 2,
     }
 }
@@ -157,6 +159,10 @@ unsafe fn run(
         (Isa::Avx2, Form::Halves) => few!("avx2,fma", Avx2),
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, Form::Pairs) => many!("avx2,fma", Avx2, 2),
+        #[cfg(target_arch = "aarch64")]
+        (Isa::Neon, Form::Halves) => few!(, Neon),
+        #[cfg(target_arch = "aarch64")]
+        (Isa::Neon, Form::Pairs) => many!(, Neon, 4),
         (_, Form::Halves) => few!(, Portable),
         (_, Form::Pairs) => many!(, Portable, 2),
     }

@@ -9,12 +9,16 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
 pub use portable::Portable;
 
 use std::sync::OnceLock;
@@ -117,6 +121,8 @@ pub trait Vector: Copy {
 pub enum Isa {
     /// Plain Rust.
     Portable,
+    /// NEON, which is there on all 64-bit ARM processors.
+    Neon,
     /// AVX2 with FMA.
     Avx2,
     /// AVX-512 (F, BW, DQ, VL).
@@ -126,20 +132,39 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// All of them, slowest first.
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512, Self::Amx];
+
     /// The fastest instruction set of this machine, or the one that `OCELLI_ISA`
-    /// (`amx`, `avx512`, `avx2`, `portable`) asks for, if the machine has it.
+    /// (`amx`, `avx512`, `avx2`, `neon`, `portable`) asks for, if the machine has it.
     pub fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
             let best = Self::available().last().copied().unwrap_or(Self::Portable);
-            let asked = match std::env::var("OCELLI_ISA").as_deref() {
-                Ok("portable") => Self::Portable,
-                Ok("avx2") => Self::Avx2,
-                Ok("avx512") => Self::Avx512,
-                _ => best,
-            };
-            asked.min(best)
+            let asked = std::env::var("OCELLI_ISA").unwrap_or_default();
+            let has = |isa: &&Self| isa.name() == asked;
+            Self::available().iter().find(has).copied().unwrap_or(best)
         })
+    }
+
+    /// How `OCELLI_ISA` names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Neon => "neon",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Amx => "amx",
+        }
+    }
+
+    /// Values in a vector of f32.
+    pub(crate) const fn lanes(self) -> usize {
+        match self {
+            Self::Amx | Self::Avx512 => 16,
+            Self::Avx2 | Self::Portable => 8,
+            Self::Neon => 4,
+        }
     }
 
     /// What this machine can run, slowest first.
@@ -162,7 +187,11 @@ impl Isa {
                 return &[Self::Portable, Self::Avx2];
             }
         }
-        &[Self::Portable]
+        if cfg!(target_arch = "aarch64") {
+            &[Self::Portable, Self::Neon]
+        } else {
+            &[Self::Portable]
+        }
     }
 }
 
@@ -186,6 +215,8 @@ macro_rules! dispatch {
             $crate::simd::Isa::Avx512 | $crate::simd::Isa::Amx => avx512($($arg),*),
             #[cfg(target_arch = "x86_64")]
             $crate::simd::Isa::Avx2 => avx2($($arg),*),
+            #[cfg(target_arch = "aarch64")]
+            $crate::simd::Isa::Neon => $f::<$crate::simd::Neon>($($arg),*),
             _ => $f::<$crate::simd::Portable>($($arg),*),
         }
     }};
@@ -221,7 +252,7 @@ pub fn fma_rate() -> f64 {
         unsafe {
             let (b, c) =
                 (V::splat(std::hint::black_box(0.999_9)), V::splat(std::hint::black_box(1e-4)));
-            // Twelve independent sums hide the latency; names keep them in registers.
+            // Independent sums hide the latency; names keep them in registers.
             macro_rules! sums {
                 ($($s:ident)*) => {{
                     $(let mut $s = V::splat(std::hint::black_box(1.0));)*
@@ -233,13 +264,16 @@ pub fn fma_rate() -> f64 {
                     all.sum()
                 }};
             }
-            sums!(s0 s1 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11)
+            if V::ISA == Isa::Neon {
+                // Vectors are short, so there are up to four units.
+                sums!(s0 s1 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11
+                      s12 s13 s14 s15 s16 s17 s18 s19 s20 s21 s22 s23)
+            } else {
+                sums!(s0 s1 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11)
+            }
         }
     }
-    let lanes = match Isa::best() {
-        Isa::Amx | Isa::Avx512 => 16,
-        _ => 8,
-    };
+    let sums = if Isa::best() == Isa::Neon { 24 } else { 12 };
     let (threads, turns) = (crate::pool::threads(), 2_000_000);
     let mut best = f64::INFINITY;
     for _ in 0..7 {
@@ -252,5 +286,8 @@ pub fn fma_rate() -> f64 {
         });
         best = best.min(start.elapsed().as_secs_f64());
     }
-    (threads * turns * 12 * lanes * 2) as f64 / best / 1e9
+    (threads * turns * sums * Isa::best().lanes() * 2) as f64 / best / 1e9
 }
+
+#[cfg(test)]
+mod tests;
