@@ -1,7 +1,7 @@
 //! The narrow product by vectors.
 
 use super::rows::{Form, Rows};
-use super::{Narrow, PackedNarrow};
+use super::{Narrow, PackedNarrow, widened};
 use crate::gemm::{Dealing, Epilogue, Lhs, Panel, Tail, deal, finish_as, panel_width};
 use crate::pool::{Shared, parallel_for, threads};
 #[cfg(target_arch = "aarch64")]
@@ -83,7 +83,11 @@ pub(crate) fn matmul(
                 tail: Tail::new(&epilogue, pre, (row, col), at),
                 ..Panel::EMPTY
             };
-            run(isa, &rows, row, rhs, p, &panel);
+            if rhs.form == Form::F32 && count >= widened::ROWS {
+                widened::run(&rows, row, rhs, p, &panel);
+            } else {
+                run(isa, &rows, row, rhs, p, &panel);
+            }
         }
     });
 }
