@@ -32,6 +32,15 @@ const PACKED_BLOCK: usize = 1024;
 /// The most rows that panels pass over.
 const ROWS: usize = 396;
 
+/// What operands become before they are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operands {
+    /// As they are.
+    Exact,
+    /// The nearest bf16; only of operands that are not packed.
+    Bf16,
+}
+
 /// The left operand `[m, k]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Lhs<'a> {
@@ -96,10 +105,10 @@ impl PackedRhs {
     /// # Panics
     /// If the slice is too short.
     pub fn new(k: usize, n: usize, rhs: Rhs) -> Self {
-        Self::for_isa(Isa::best(), k, n, rhs)
+        Self::for_isa(Isa::best(), k, n, rhs, Operands::Exact)
     }
 
-    fn for_isa(isa: Isa, k: usize, n: usize, rhs: Rhs) -> Self {
+    fn for_isa(isa: Isa, k: usize, n: usize, rhs: Rhs, operands: Operands) -> Self {
         let width = panel_width(isa);
         let panels = n.div_ceil(width);
         let mut buffer = Buffer::<f32>::uninit(panels * width * k);
@@ -107,7 +116,7 @@ impl PackedRhs {
         check_rhs(k, n, rhs);
         parallel_for(panels, |p| {
             // SAFETY: each task writes its own panel.
-            unsafe { pack_panel(isa, (0, k), n, rhs, p, out.get().add(p * width * k)) }
+            unsafe { pack_panel(isa, (0, k), n, rhs, p, out.get().add(p * width * k), operands) }
         });
         Self { panels: buffer, k, n, isa }
     }
@@ -171,6 +180,7 @@ fn span(rows: usize, stride: usize, len: usize) -> usize {
 }
 
 /// Packs the inner values `from..from + depth` of panel `p` of `rhs` to `to`.
+#[inline]
 unsafe fn pack_panel(
     isa: Isa,
     (from, depth): (usize, usize),
@@ -178,6 +188,7 @@ unsafe fn pack_panel(
     rhs: Rhs,
     p: usize,
     to: *mut f32,
+    operands: Operands,
 ) {
     let width = panel_width(isa);
     let first = p * width;
@@ -196,6 +207,10 @@ unsafe fn pack_panel(
                 let data = data.as_ptr().add(first * stride + from);
                 pack_transposed(isa, data, stride, depth, cols, to);
             }
+        }
+        if operands == Operands::Bf16 {
+            // What lies behind the last column is not read.
+            narrow::round(isa, std::slice::from_raw_parts_mut(to, depth * width));
         }
     }
 }
@@ -216,11 +231,11 @@ pub fn matmul(
         Rhs::Packed(packed) => packed.isa,
         _ => Isa::best(),
     };
-    matmul_for(isa, (m, n, k), lhs, rhs, out, out_stride, epilogue);
+    matmul_for((isa, Operands::Exact), (m, n, k), lhs, rhs, out, out_stride, epilogue);
 }
 
-fn matmul_for(
-    isa: Isa,
+pub(crate) fn matmul_for(
+    (isa, operands): (Isa, Operands),
     (m, n, k): (usize, usize, usize),
     lhs: Lhs,
     rhs: Rhs,
@@ -258,7 +273,7 @@ fn matmul_for(
         _ => {}
     }
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Amx {
+    if isa == Isa::Amx && operands == Operands::Exact {
         return amx::matmul((m, n, k), lhs, rhs, out, out_stride, epilogue);
     }
     let width = panel_width(isa);
@@ -270,18 +285,28 @@ fn matmul_for(
     let rows_per_chunk = m.div_ceil(chunks);
     let chunks = m.div_ceil(rows_per_chunk);
 
+    let rounded;
+    let lhs = if operands == Operands::Bf16 && lhs.k_stride == 1 {
+        rounded = narrow::rounded_rows(isa, (m, k), lhs);
+        Lhs::rows(&rounded.0, rounded.1)
+    } else {
+        lhs
+    };
     let packed;
     let rhs = match rhs {
         Rhs::Packed(_) => rhs,
         _ if chunks == 1 && lhs.k_stride == 1 => rhs,
         _ => {
-            packed = PackedRhs::for_isa(isa, k, n, rhs);
+            packed = PackedRhs::for_isa(isa, k, n, rhs, operands);
             Rhs::Packed(&packed)
         }
     };
     let strips = (lhs.k_stride != 1).then(|| {
         // SAFETY: the operand was checked above.
-        unsafe { pack::pack_strips(isa, m, k, rows_per_chunk, lhs.data.as_ptr(), lhs.k_stride) }
+        unsafe {
+            let from = lhs.data.as_ptr();
+            pack::pack_strips(isa, (m, k), rows_per_chunk, from, lhs.k_stride, operands)
+        }
     });
 
     let longest = if matches!(rhs, Rhs::Packed(_)) { BLOCK } else { PACKED_BLOCK };
@@ -309,7 +334,7 @@ fn matmul_for(
                     packed.panels.as_ptr().add((p * k + from) * width)
                 } else {
                     let scratch = scratch.get_or_insert_with(|| Buffer::uninit(width * block));
-                    pack_panel(isa, (from, depth), n, rhs, p, scratch.as_mut_ptr());
+                    pack_panel(isa, (from, depth), n, rhs, p, scratch.as_mut_ptr(), operands);
                     scratch.as_ptr()
                 };
                 let (a, strip_depth) = match &strips {
@@ -398,11 +423,11 @@ mod tests {
             reference::matmul((m, n, k), &a, &b, &mut want, stride,
                 Epilogue { pre_activation: Some(&mut want_pre), ..epilogue() });
             for &isa in Isa::available() {
-                let packed = PackedRhs::for_isa(isa, k, n, Rhs::Transposed(&bt, k));
+                let packed = PackedRhs::for_isa(isa, k, n, Rhs::Transposed(&bt, k), Operands::Exact);
                 for rhs in [Rhs::Packed(&packed), Rhs::RowMajor(&b, n), Rhs::Transposed(&bt, k)] {
                     for lhs in [Lhs::rows(&a, k), Lhs::transposed(&at, m)] {
                         let (mut got, mut pre) = (before.clone(), before.clone());
-                        matmul_for(isa, (m, n, k), lhs, rhs, &mut got, stride,
+                        matmul_for((isa, Operands::Exact), (m, n, k), lhs, rhs, &mut got, stride,
                             Epilogue { pre_activation: Some(&mut pre), ..epilogue() });
                         close(&got, &want, k);
                         close(&pre, &want_pre, k);
@@ -425,7 +450,15 @@ mod tests {
         for &isa in Isa::available() {
             for lhs in [Lhs::rows(&a, k), Lhs::transposed(&at, m)] {
                 let mut got = vec![f32::NAN; m * n];
-                matmul_for(isa, (m, n, k), lhs, Rhs::RowMajor(&b, n), &mut got, n, tail());
+                matmul_for(
+                    (isa, Operands::Exact),
+                    (m, n, k),
+                    lhs,
+                    Rhs::RowMajor(&b, n),
+                    &mut got,
+                    n,
+                    tail(),
+                );
                 close(&got, &want, k);
             }
         }

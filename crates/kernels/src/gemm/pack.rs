@@ -1,7 +1,9 @@
 //! Packing: right operands into panels, transposed left operands into strips.
 
+use super::Operands;
 use super::tile::deal;
 use crate::buffer::Buffer;
+use crate::narrow;
 use crate::pool::{Shared, parallel_for};
 use crate::simd::{Isa, Vector, dispatch, load_up_to, store_up_to};
 
@@ -108,11 +110,11 @@ const STRIP_STEP: usize = 32;
 /// `from` reaches over the rows.
 pub(super) unsafe fn pack_strips(
     isa: Isa,
-    m: usize,
-    k: usize,
+    (m, k): (usize, usize),
     rows_per_chunk: usize,
     from: *const f32,
     stride: usize,
+    operands: Operands,
 ) -> Buffer<f32> {
     let mut buffer = Buffer::<f32>::uninit(m * k);
     let out = Shared::new(&mut buffer);
@@ -126,7 +128,8 @@ pub(super) unsafe fn pack_strips(
             // SAFETY: tasks write disjoint inner values of each strip.
             unsafe {
                 let from = (from as *const f32).add(row + first * stride);
-                strips_of_chunk(isa, rows, k, depth, from, stride, out.get().add(row * k), first);
+                let to = out.get().add(row * k);
+                strips_of_chunk(isa, (rows, k), depth, from, stride, to, first, operands);
             }
             row += rows;
         }
@@ -137,13 +140,13 @@ pub(super) unsafe fn pack_strips(
 /// The inner values `first..first + depth` of all strips of a chunk.
 unsafe fn strips_of_chunk(
     isa: Isa,
-    rows: usize,
-    k: usize,
+    (rows, k): (usize, usize),
     depth: usize,
     from: *const f32,
     stride: usize,
     to: *mut f32,
     first: usize,
+    operands: Operands,
 ) {
     #[inline(always)]
     unsafe fn strips<V: Vector>(
@@ -154,6 +157,7 @@ unsafe fn strips_of_chunk(
         stride: usize,
         to: *mut f32,
         first: usize,
+        operands: Operands,
     ) {
         let dealing = deal(rows, V::TILE_ROWS);
         let mut row = 0;
@@ -171,6 +175,9 @@ unsafe fn strips_of_chunk(
                         }
                     }
                 }
+                if operands == Operands::Bf16 {
+                    narrow::round_plain(std::slice::from_raw_parts_mut(to, depth * height));
+                }
             }
             row += height;
         }
@@ -178,6 +185,6 @@ unsafe fn strips_of_chunk(
     // SAFETY: by the caller; the instruction set is there.
     unsafe {
         dispatch!(isa, strips(rows: usize, k: usize, depth: usize, from: *const f32, stride: usize,
-            to: *mut f32, first: usize));
+            to: *mut f32, first: usize, operands: Operands));
     }
 }

@@ -10,9 +10,10 @@ mod rows;
 mod widened;
 
 pub(crate) use product::matmul;
+pub(crate) use rows::{round, round_plain, rounded_rows};
 
 use crate::buffer::Buffer;
-use crate::gemm::{self, Epilogue, Lhs, Rhs, panel_width};
+use crate::gemm::{self, Epilogue, Lhs, Operands, Rhs, panel_width};
 use crate::pool::{Shared, parallel_for};
 use crate::simd::Isa;
 use rows::Form;
@@ -153,6 +154,10 @@ pub fn matmul_bf16(
     epilogue: Epilogue,
 ) {
     let isa = product::usable(Isa::best());
+    if product::form(isa, Narrow::Bf16) == Form::F32 {
+        let operands = Operands::Bf16;
+        return gemm::matmul_for((isa, operands), (m, n, k), lhs, rhs, out, out_stride, epilogue);
+    }
     let packed = match rhs {
         Rhs::RowMajor(values, stride) => PackedNarrow::of_columns(isa, (k, n), values, stride),
         Rhs::Transposed(values, stride) => {
@@ -230,6 +235,32 @@ mod tests {
                 for (i, (got, want)) in got.iter().zip(&want).enumerate() {
                     let most = 1e-5 * (k as f32).sqrt();
                     prop_assert!((got - want).abs() < most, "{isa:?} {kind:?} {i}: {got} {want}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn what_is_rounded_on_the_way_equals_the_reference(m in 1..120_usize, n in 1..150_usize,
+                                                           k in 1..200_usize, seed: u32) {
+            let (x, w) = (values(m * k, seed), values(k * n, seed ^ 1));
+            let turn = |x: &[f32], rows: usize, cols: usize| -> Vec<f32> {
+                (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
+            };
+            let (near_x, near_w) = (rounded(Narrow::Bf16, &x, k), rounded(Narrow::Bf16, &w, n));
+            let mut want = vec![0.0; m * n];
+            reference::matmul((m, n, k), &near_x, &near_w, &mut want, n, Epilogue::default());
+            let (turned_x, turned_w) = (turn(&x, m, k), turn(&w, k, n));
+            for lhs in [Lhs::rows(&x, k), Lhs::transposed(&turned_x, m)] {
+                for rhs in [Rhs::RowMajor(&w, n), Rhs::Transposed(&turned_w, k)] {
+                    let mut got = vec![f32::NAN; m * n];
+                    matmul_bf16((m, n, k), lhs, rhs, &mut got, n, Epilogue::default());
+                    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                        let most = 1e-5 * (k as f32).sqrt();
+                        prop_assert!((got - want).abs() < most, "{i}: {got} {want}");
+                    }
                 }
             }
         }

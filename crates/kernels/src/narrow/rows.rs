@@ -54,6 +54,41 @@ fn bf16(x: f32) -> u32 {
     (bits + 0x7fff + (bits >> 16 & 1)) >> 16
 }
 
+/// Rounds values to bf16, in a loop that its caller compiles for an instruction set.
+#[inline(always)]
+pub(crate) fn round_plain(values: &mut [f32]) {
+    for x in values {
+        *x = f32::from_bits(bf16(*x) << 16);
+    }
+}
+
+/// The same as a call.
+pub(crate) fn round(isa: Isa, values: &mut [f32]) {
+    #[allow(clippy::extra_unused_type_parameters)]
+    #[inline(always)]
+    unsafe fn all<V: Vector>(values: &mut [f32]) {
+        round_plain(values);
+    }
+    // SAFETY: the instruction set is there.
+    unsafe { dispatch!(isa, all(values: &mut [f32])) }
+}
+
+/// The rows of `lhs` in bf16, and how many values they are apart.
+pub(crate) fn rounded_rows(isa: Isa, (m, k): (usize, usize), lhs: Lhs) -> (Buffer<f32>, usize) {
+    let stride = k.next_multiple_of(APART) + APART;
+    let mut rows = Buffer::<f32>::uninit(m * stride);
+    let out = Shared::new(&mut rows);
+    parallel_rows(m, k, 1 << 13, |first, count| {
+        for row in first..first + count {
+            // SAFETY: each task writes its own rows.
+            let to = unsafe { out.slice(row * stride, k) };
+            to.copy_from_slice(&lhs.data[row * lhs.row_stride..][..k]);
+            round(isa, to);
+        }
+    });
+    (rows, stride)
+}
+
 /// Words of bf16 from two rows of values, the second one zeros if `None`; what `to` has more is zeros.
 pub(super) fn pairs(first: &[f32], second: Option<&[f32]>, to: &mut [i32]) {
     to[first.len()..].fill(0);
