@@ -153,7 +153,7 @@ impl Block<'_> {
     pub(super) unsafe fn attend(&self, engine: (Isa, unsafe fn(&Panel))) -> [Running; QUERIES] {
         let isa = engine.0;
         let ((scores, stride), (out, out_stride)) = (self.scores, self.out);
-        let mut running = [Running { max: -1e30, sum: 0.0 }; QUERIES];
+        let mut running = [Running::START; QUERIES];
         let end = (self.visible)(self.rows - 1);
         // SAFETY: by the caller.
         unsafe {
@@ -195,28 +195,42 @@ fn offset(ptr: *const f32, n: usize) -> *const f32 {
 
 /// The largest score of a row so far and the sum of its exponentials.
 #[derive(Clone, Copy)]
-pub(super) struct Running {
+pub(crate) struct Running {
     max: f32,
-    sum: f32,
+    pub(crate) sum: f32,
+}
+
+impl Running {
+    /// Before any score.
+    pub(crate) const START: Self = Self { max: -1e30, sum: 0.0 };
 }
 
 /// A row of scores against one block of keys.
 #[derive(Clone, Copy)]
-struct Row {
-    scores: *mut f32,
+pub(crate) struct Row {
+    pub(crate) scores: *mut f32,
     /// Keys in sight.
     seen: usize,
     /// Keys of the block; those out of sight get 0.
-    keys: usize,
+    pub(crate) keys: usize,
     scale: f32,
     bias: *const f32,
     key_bias: *const f32,
 }
 
+impl Row {
+    /// A row of scores that are all in sight.
+    pub(crate) fn of(scores: &mut [f32], scale: f32) -> Self {
+        let (bias, key_bias) = (std::ptr::null(), std::ptr::null());
+        let keys = scores.len();
+        Self { scores: scores.as_mut_ptr(), seen: keys, keys, scale, bias, key_bias }
+    }
+}
+
 /// Turns scores into exponentials and moves the maximum and the sum; returns the factor that makes
 /// earlier results fit the new maximum.
 #[inline(always)]
-unsafe fn softmax_row<V: Vector>(row: Row, running: &mut Running) -> f32 {
+pub(crate) unsafe fn softmax_row<V: Vector>(row: Row, running: &mut Running) -> f32 {
     // SAFETY: by the caller.
     unsafe {
         let scale = V::splat(row.scale);

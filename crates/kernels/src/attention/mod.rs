@@ -14,6 +14,7 @@ pub mod reference;
 pub use backward::{Grads, backward};
 pub use cache::{CacheRow, Window, cached};
 pub use forward::forward;
+pub(crate) use forward::{Row, Running, softmax_row};
 
 use crate::buffer::Buffer;
 use crate::gemm::{Next, Panel, Tail, panel_width};
@@ -61,11 +62,11 @@ impl Layout {
         Self { offset, batch_stride: tokens * width, token_stride: width, head_stride: head_dim }
     }
 
-    fn at(&self, sample: usize, head: usize) -> usize {
+    pub(crate) fn at(&self, sample: usize, head: usize) -> usize {
         self.offset + sample * self.batch_stride + head * self.head_stride
     }
 
-    fn check(&self, what: &str, len: usize, s: &Shape, tokens: usize, heads: usize) {
+    pub(crate) fn check(&self, what: &str, len: usize, s: &Shape, tokens: usize, heads: usize) {
         if s.batch * tokens * heads * s.head_dim == 0 {
             return;
         }

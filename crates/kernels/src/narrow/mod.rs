@@ -5,10 +5,12 @@
 //! 8 bits: `w ≈ d c` with a scale for each output, `x ≈ s q` with one for each row that is found on
 //! the way, so nothing has to be calibrated; the sum `Σ q c` is exact, and the result is `s d Σ q c`.
 
+mod attention;
 mod product;
 mod rows;
 mod widened;
 
+pub use attention::{attend, attends};
 pub(crate) use product::matmul;
 pub(crate) use rows::{round, round_plain, rounded_rows};
 

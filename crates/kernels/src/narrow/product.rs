@@ -201,7 +201,14 @@ impl Dot<Avx512> for Pairs {
 type Sized = unsafe fn(&Rows, usize, &PackedNarrow, usize, *mut f32);
 
 /// The rows of `panel`, which begin with row `first`, times panel `p`.
-unsafe fn run(isa: Isa, rows: &Rows, first: usize, rhs: &PackedNarrow, p: usize, panel: &Panel) {
+pub(super) unsafe fn run(
+    isa: Isa,
+    rows: &Rows,
+    first: usize,
+    rhs: &PackedNarrow,
+    p: usize,
+    panel: &Panel,
+) {
     macro_rules! compiled {
         ($($features:literal)?, $vector:ty, $dot:ty, $vectors:literal, $near:literal) => {{
             #[inline(never)]

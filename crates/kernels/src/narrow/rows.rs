@@ -17,7 +17,11 @@ const APART: usize = 16;
 pub(super) fn scale(row: &[f32]) -> f32 {
     // As whole numbers, the bits of what is not finite are the largest.
     let bits = row.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff));
-    let largest = f32::from_bits(bits);
+    scale_of(f32::from_bits(bits))
+}
+
+/// The same, for the largest size of its values.
+pub(super) fn scale_of(largest: f32) -> f32 {
     if !largest.is_finite() {
         f32::NAN
     } else if largest < 1e-30 {
@@ -28,11 +32,12 @@ pub(super) fn scale(row: &[f32]) -> f32 {
 }
 
 /// What a row is multiplied by to become bytes.
-fn inverse(scale: f32) -> f32 {
+pub(super) fn inverse(scale: f32) -> f32 {
     if scale > 0.0 { 1.0 / scale } else { 0.0 }
 }
 
-fn byte(x: f32, inverse: f32) -> i32 {
+/// The nearest byte to `x * inverse`.
+pub(super) fn byte(x: f32, inverse: f32) -> i32 {
     // Rounds to even, as 1.5 * 2^23 has its last digit before the point. What is not finite becomes
     // some byte; the scale remembers it.
     const ROUND: f32 = 12_582_912.0;
@@ -139,11 +144,20 @@ pub(super) enum Form {
 }
 
 impl Form {
-    const fn per_word(self) -> usize {
+    /// Values in a word of a row.
+    pub(super) const fn per_word(self) -> usize {
         match self {
             Self::Bytes => 4,
             Self::Pairs => 2,
             Self::F32 => 1,
+        }
+    }
+
+    /// What rows of this form are multiplied by.
+    pub(super) const fn kind(self) -> Narrow {
+        match self {
+            Self::Bytes => Narrow::Int8,
+            Self::Pairs | Self::F32 => Narrow::Bf16,
         }
     }
 }
@@ -158,6 +172,12 @@ pub(super) struct Rows {
 }
 
 impl Rows {
+    /// Room for `m` rows of `k` values.
+    pub(super) fn room(form: Form, m: usize, k: usize) -> Self {
+        let stride = k.div_ceil(form.per_word());
+        Self { words: Buffer::uninit(m * stride), stride, scales: Buffer::uninit(m) }
+    }
+
     pub(super) fn new(isa: Isa, form: Form, (m, k): (usize, usize), lhs: Lhs) -> Self {
         // A row of f32 has a word for each of a pair.
         let depth =
@@ -210,7 +230,7 @@ fn gather(lhs: &Lhs, first: usize, count: usize, k: usize, to: &mut Vec<f32>) {
 // Plain loops, compiled for each instruction set.
 #[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
-unsafe fn write<V: Vector>(form: Form, values: &[f32], to: &mut [i32], scale: &mut f32) {
+pub(super) unsafe fn write<V: Vector>(form: Form, values: &[f32], to: &mut [i32], scale: &mut f32) {
     match form {
         Form::F32 => {
             *scale = 1.0;

@@ -60,7 +60,8 @@ impl SelfAttention {
         dropout: Dropout,
     ) -> Result<Tensor> {
         let qkv = self.qkv.forward(x)?; // [batch, tokens, 3 width]
-        let mixed = qkv.self_attention(self.heads, mask)?; // [batch, tokens, width]
+        // [batch, tokens, width]
+        let mixed = qkv.self_attention_in(self.qkv.narrow(), self.heads, mask)?;
         self.out.forward_dropping(&mixed, Activation::None, residual, dropout)
     }
 

@@ -123,11 +123,16 @@ impl Linear {
         }
     }
 
+    /// What the operands of the product are rounded to, if they are.
+    pub(crate) fn narrow(&self) -> Option<Narrow> {
+        self.weight.narrow()
+    }
+
     /// The packed weight, unless it is one of f32 that is used for the first time.
     fn packed(&self, weight: &Tensor) -> Result<Option<PackedWeight>> {
         let version = self.weight.version();
         let mut slot = self.packed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let narrow = self.weight.narrow();
+        let narrow = self.narrow();
         let is_used = match &*slot {
             Some((made, packed)) if *made == version => {
                 if packed.is_some() {

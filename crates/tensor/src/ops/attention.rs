@@ -3,6 +3,7 @@
 use crate::tape::{Edge, Tape};
 use crate::{Error, Result, Tensor};
 use ocelli_kernels::attention::{Bias, Grads, Layout, Mask, Shape, backward, forward};
+use ocelli_kernels::narrow::{self, Narrow};
 use ocelli_kernels::{Buffer, elementwise};
 use std::sync::Arc;
 
@@ -39,6 +40,11 @@ impl AttentionMask {
     /// Each token sees itself and those before it.
     pub fn causal() -> Self {
         Self { is_causal: true, ..Self::default() }
+    }
+
+    /// Whether every query sees every key, and nothing is added.
+    fn is_none(&self) -> bool {
+        !self.is_causal && self.keys.is_none() && self.bias.is_none()
     }
 
     fn scale(&self, s: &Shape) -> f32 {
@@ -109,6 +115,20 @@ impl Tensor {
     /// # Errors
     /// If shapes do not fit.
     pub fn self_attention(&self, heads: Heads, mask: &AttentionMask) -> Result<Tensor> {
+        self.self_attention_in(None, heads, mask)
+    }
+
+    /// The same with operands rounded to `kind`, where that is faster, nothing is hidden or added,
+    /// and nothing learns.
+    ///
+    /// # Errors
+    /// If shapes do not fit.
+    pub fn self_attention_in(
+        &self,
+        kind: Option<Narrow>,
+        heads: Heads,
+        mask: &AttentionMask,
+    ) -> Result<Tensor> {
         let Heads { heads, kv_heads } = heads;
         let parts = heads + 2 * kv_heads;
         let &[batch, tokens, width] = &self.shape()[..] else {
@@ -129,9 +149,14 @@ impl Tensor {
         let mut out = Buffer::uninit(batch * tokens * heads * head_dim);
         let parents = [self.edge(), mask.edge()];
         let tracked = parents.iter().any(Edge::is_tracked);
+        let to = (&mut out[..], out_at);
+        let may_be_narrow = !tracked && mask.is_none();
+        if let Some(kind) = kind.filter(|kind| may_be_narrow && narrow::attends(*kind, tokens)) {
+            narrow::attend(kind, s, (x, q_at), (x, k_at), (x, v_at), scale, to);
+            return Ok(Tensor::new(out, [batch, tokens, heads * head_dim]));
+        }
         let mut sums = tracked.then(|| Buffer::uninit(batch * heads * tokens));
         let m = mask.of(&s)?;
-        let to = (&mut out[..], out_at);
         forward(s, (x, q_at), (x, k_at), (x, v_at), scale, m, to, sums.as_deref_mut());
         let out = Tensor::new(out, [batch, tokens, heads * head_dim]);
         let Some(sums) = sums else { return Ok(out) };
