@@ -16,7 +16,7 @@ pub(crate) fn of_pictures(model: &Model, pixels: &Tensor) -> Result<Tensor, Fail
 /// The values, unless one is infinite or not a number: finite inputs give such only by weights that are
 /// broken or too large.
 pub(crate) fn finite(values: Tensor, what: &str) -> Result<Tensor, Failure> {
-    if values.values().iter().all(|v| v.is_finite()) {
+    if values.is_finite() {
         return Ok(values);
     }
     Err(Failure::model(format!(

@@ -367,7 +367,7 @@ impl Builder {
             Ok(Some(mut tensor)) => {
                 let is_finite = match tensor.blocks() {
                     Some(blocks) => blocks.is_finite(),
-                    None => tensor.values().iter().all(|v| v.is_finite()),
+                    None => tensor.is_finite(),
                 };
                 if !is_finite {
                     problems.not_finite.push(place.theirs.join(" + "));

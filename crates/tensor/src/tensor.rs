@@ -130,6 +130,11 @@ impl Tensor {
         Arc::get_mut(b).expect("no other tensor shares the values")
     }
 
+    /// Whether no value is infinite or not a number.
+    pub fn is_finite(&self) -> bool {
+        elementwise::is_finite(self.values())
+    }
+
     /// The only value.
     ///
     /// # Errors

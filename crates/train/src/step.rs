@@ -216,7 +216,7 @@ pub(crate) fn check(outcome: &Outcome, rules: &[Rule], step: u64) -> Result<()> 
     if outcome.loss.is_finite() {
         return Ok(());
     }
-    let is_broken = |tensor: &Tensor| tensor.values().iter().any(|v| !v.is_finite());
+    let is_broken = |tensor: &Tensor| !tensor.is_finite();
     let of_weights = rules.iter().find(|r| is_broken(&r.parameter.tensor()));
     let of_gradients = || {
         rules.iter().find(|r| outcome.gradients.get(&r.parameter.tensor()).is_some_and(is_broken))

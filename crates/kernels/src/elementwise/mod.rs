@@ -3,6 +3,7 @@
 use crate::buffer::Buffer;
 use crate::pool::{Shared, parallel_for, parallel_rows};
 use crate::simd::{Isa, Vector, dispatch, load_up_to, store_up_to};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const GRAIN: usize = 64 * 1024;
 
@@ -269,10 +270,43 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
+/// Whether no value is infinite or not a number.
+pub fn is_finite(x: &[f32]) -> bool {
+    #[allow(clippy::extra_unused_type_parameters)]
+    #[inline(always)]
+    unsafe fn largest<V: Vector>(x: &[f32]) -> u32 {
+        // As whole numbers, the bits of what is not finite are the largest.
+        x.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff))
+    }
+    let all = AtomicBool::new(true);
+    // The first look at a mapped file waits for the system, on each thread for its own part.
+    parallel_rows(x.len(), 1, GRAIN, |first, n| {
+        let x = &x[first..first + n];
+        // SAFETY: the instruction set is there.
+        let most = unsafe { dispatch!(Isa::best(), largest(x: &[f32]) -> u32) };
+        if !f32::from_bits(most).is_finite() {
+            all.store(false, Ordering::Relaxed);
+        }
+    });
+    all.into_inner()
+}
+
 #[cfg(test)]
 #[allow(clippy::float_cmp)] // Sums of small whole numbers are exact.
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_finite_is_found_anywhere() {
+        let mut x = vec![-f32::MAX; 3 * GRAIN + 5];
+        assert!(is_finite(&x) && is_finite(&[]) && is_finite(&[-0.0, f32::MIN_POSITIVE / 2.0]));
+        for (at, value) in [(0, f32::NAN), (GRAIN, f32::INFINITY), (3 * GRAIN + 4, -f32::INFINITY)]
+        {
+            let before = std::mem::replace(&mut x[at], value);
+            assert!(!is_finite(&x), "{value} at {at}");
+            x[at] = before;
+        }
+    }
 
     #[test]
     fn sums_products_and_gathers() {
