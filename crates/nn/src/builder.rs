@@ -1,10 +1,11 @@
 //! Where the parameters of a new model come from.
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::held::{Bytes, InBlocks, InMap, Made};
+use crate::held::{Bytes, InBlocks, InMap, Joined, Made};
 use crate::names::{Layout, Names, Place, halves_of_pairs, share};
 use crate::{Init, Parameter, Parameters};
-use ocelli_tensor::{BLOCK, BlockKind, Narrow, Tensor, quantise};
+use ocelli_kernels::elementwise;
+use ocelli_tensor::{BLOCK, BlockKind, Mapped, Narrow, Tensor, quantise};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt::{Display, Write as _};
@@ -364,11 +365,7 @@ impl Builder {
             return Some(tensor);
         }
         match Self::read(file, &place, shape) {
-            Ok(Some(mut tensor)) => {
-                let is_finite = match tensor.blocks() {
-                    Some(blocks) => blocks.is_finite(),
-                    None => tensor.is_finite(),
-                };
+            Ok(Some((mut tensor, is_finite))) => {
                 if !is_finite {
                     problems.not_finite.push(place.theirs.join(" + "));
                 }
@@ -425,15 +422,26 @@ impl Builder {
         Ok(Some((bytes, is_finite)))
     }
 
+    /// The tensor, and whether all of its values are finite.
     fn read(
         file: &Arc<Checkpoint>,
         place: &Place,
         shape: &[usize],
-    ) -> checkpoint::Result<Option<Tensor>> {
-        if let ([theirs], Layout::Same) = (&place.theirs[..], place.layout)
-            && let Some(mapped) = file.mapped_f32(theirs)
+    ) -> checkpoint::Result<Option<(Tensor, bool)>> {
+        if place.layout == Layout::Same
+            && let Some(mut parts) = place
+                .theirs
+                .iter()
+                .map(|theirs| file.mapped_f32(theirs))
+                .collect::<Option<Vec<_>>>()
         {
-            return Ok(Tensor::from_mapped(Arc::new(InMap(mapped)), shape).ok());
+            let joined = Joined::new(parts.clone());
+            let is_finite = joined.is_finite();
+            let mapped: Arc<dyn Mapped> = match (parts.pop(), parts.is_empty()) {
+                (Some(part), true) => Arc::new(InMap(part)),
+                _ => Arc::new(joined),
+            };
+            return Ok(Tensor::from_mapped(mapped, shape).ok().map(|tensor| (tensor, is_finite)));
         }
         if let [theirs] = &place.theirs[..]
             && let Some((kind, bytes)) = file.blocks(theirs)
@@ -445,20 +453,24 @@ impl Builder {
                 _ => None,
             };
             if let Some(tensor) = bytes.and_then(|bytes| InBlocks::tensor(kind, bytes, shape)) {
-                return Ok(Some(tensor));
+                let is_finite = tensor.blocks().is_some_and(|blocks| blocks.is_finite());
+                return Ok(Some((tensor, is_finite)));
             }
         }
         let Some(values) = Self::gather(file, place, shape)? else { return Ok(None) };
-        if !place.stored().all(|theirs| file.is_mapped(theirs)) {
-            return Ok(Tensor::from_slice(&values, shape).ok());
-        }
-        let (file, place, of) = (Arc::clone(file), place.clone(), shape.to_vec());
-        let again = move || {
-            // A map that was read once reads again.
-            let values = Self::gather(&file, &place, &of).ok().flatten();
-            values.unwrap_or_else(|| vec![f32::NAN; of.iter().product()])
+        let is_finite = elementwise::is_finite(&values);
+        let tensor = if place.stored().all(|theirs| file.is_mapped(theirs)) {
+            let (file, place, of) = (Arc::clone(file), place.clone(), shape.to_vec());
+            let again = move || {
+                // A map that was read once reads again.
+                let values = Self::gather(&file, &place, &of).ok().flatten();
+                values.unwrap_or_else(|| vec![f32::NAN; of.iter().product()])
+            };
+            Made::tensor(shape, again, Some(values))
+        } else {
+            Tensor::from_slice(&values, shape).ok()
         };
-        Ok(Made::tensor(shape, again, Some(values)))
+        Ok(tensor.map(|tensor| (tensor, is_finite)))
     }
 
     /// The values of a parameter, put together from the tensors of a family.

@@ -1,6 +1,7 @@
 //! Values of parameters that are not in a buffer of their own: in a file, in blocks, or not made yet.
 
 use crate::checkpoint::{MappedBytes, MappedF32};
+use ocelli_kernels::elementwise;
 use ocelli_tensor::{BlockKind, Blocks, Mapped, Tensor};
 use std::sync::{Arc, OnceLock};
 
@@ -17,6 +18,48 @@ impl Mapped for InMap {
     fn rested(&self) -> Option<Arc<dyn Mapped>> {
         self.0.release();
         Some(Arc::new(Self(self.0.clone())))
+    }
+}
+
+/// Values from several places of a file, one behind the other, brought together when somebody asks for
+/// them.
+pub(super) struct Joined {
+    parts: Vec<MappedF32>,
+    values: OnceLock<Vec<f32>>,
+}
+
+impl Joined {
+    pub(super) fn new(parts: Vec<MappedF32>) -> Self {
+        Self { parts, values: OnceLock::new() }
+    }
+
+    /// Whether no value is infinite or not a number; looks at them where they are.
+    pub(super) fn is_finite(&self) -> bool {
+        self.parts.iter().all(|part| elementwise::is_finite(part))
+    }
+
+    fn release(&self) {
+        self.parts.iter().for_each(MappedF32::release);
+    }
+}
+
+impl Mapped for Joined {
+    fn values(&self) -> &[f32] {
+        self.values.get_or_init(|| {
+            let mut values = Vec::with_capacity(self.len());
+            self.parts.iter().for_each(|part| values.extend_from_slice(part));
+            self.release();
+            values
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.len()).sum()
+    }
+
+    fn rested(&self) -> Option<Arc<dyn Mapped>> {
+        self.release();
+        Some(Arc::new(Self::new(self.parts.clone())))
     }
 }
 
