@@ -1,7 +1,7 @@
 //! Values of parameters that are not in a buffer of their own: in a file, in blocks, or not made yet.
 
 use crate::checkpoint::{MappedBytes, MappedF32};
-use ocelli_kernels::elementwise;
+use ocelli_kernels::{Buffer, elementwise};
 use ocelli_tensor::{BlockKind, Blocks, Mapped, Tensor};
 use std::sync::{Arc, OnceLock};
 
@@ -25,7 +25,7 @@ impl Mapped for InMap {
 /// them.
 pub(super) struct Joined {
     parts: Vec<MappedF32>,
-    values: OnceLock<Vec<f32>>,
+    values: OnceLock<Buffer<f32>>,
 }
 
 impl Joined {
@@ -46,8 +46,12 @@ impl Joined {
 impl Mapped for Joined {
     fn values(&self) -> &[f32] {
         self.values.get_or_init(|| {
-            let mut values = Vec::with_capacity(self.len());
-            self.parts.iter().for_each(|part| values.extend_from_slice(part));
+            let mut values = Buffer::uninit(self.len());
+            let mut at = 0;
+            for part in &self.parts {
+                values[at..at + part.len()].copy_from_slice(part);
+                at += part.len();
+            }
             self.release();
             values
         })
