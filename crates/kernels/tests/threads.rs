@@ -1,12 +1,14 @@
-//! Picture operations give the same bits whatever the number of threads.
+//! Products and picture operations give the same bits whatever the number of threads.
 //!
 //! The pool takes its size once per process, so this program runs itself with other sizes.
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use ocelli_kernels::batch_norm::{self, Affine, BatchNorm, Gradients, Statistics};
 use ocelli_kernels::conv2d::{self, Conv2d, Padding};
+use ocelli_kernels::gemm::{Epilogue, Lhs, Rhs, matmul};
 use ocelli_kernels::group_norm::{self, GroupNorm};
 use ocelli_kernels::local_attention::{self, LocalAttention, Relative};
+use ocelli_kernels::narrow::matmul_bf16;
 use std::process::Command;
 
 const ASK: &str = "OCELLI_TEST_DIGEST";
@@ -48,6 +50,16 @@ fn digest() -> u64 {
         conv2d::grad_weight(&conv, &x, &g, &mut dw);
         conv2d::grad_bias(&conv, &g, &mut db);
         digest.add(&[&y, &dx, &dw, &db]);
+    }
+
+    // Rows are dealt by the number of threads; the inner dimension goes in blocks.
+    let (rows, cols, inner) = (200, 384, 1536);
+    let (x, w) = (values(rows * inner, 20), values(cols * inner, 21));
+    for product in [matmul, matmul_bf16] {
+        let mut y = vec![0.0; rows * cols];
+        let rhs = Rhs::Transposed(&w, inner);
+        product((rows, cols, inner), Lhs::rows(&x, inner), rhs, &mut y, cols, Epilogue::default());
+        digest.add(&[&y]);
     }
 
     let (gamma, beta) = (values(24, 4), values(24, 5));

@@ -172,8 +172,8 @@ impl Parameters {
         Self(list)
     }
 
-    /// From now on linear layers multiply in bf16, or in bytes except where gradients are taken. Weights
-    /// in blocks stay what they are.
+    /// From now on linear layers multiply in bf16, or in bytes except where gradients are taken, and
+    /// attention between their products does where that is faster. Weights in blocks stay what they are.
     pub fn narrow(&self, kind: Narrow) {
         self.iter().for_each(|parameter| parameter.set_narrow(kind));
     }

@@ -270,13 +270,19 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
+/// The bits of the largest size among values, in a loop that its caller compiles for an instruction
+/// set: as whole numbers, the bits of what is not finite are the largest.
+#[inline(always)]
+pub(crate) fn largest_bits(x: &[f32]) -> u32 {
+    x.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff))
+}
+
 /// Whether no value is infinite or not a number.
 pub fn is_finite(x: &[f32]) -> bool {
     #[allow(clippy::extra_unused_type_parameters)]
     #[inline(always)]
     unsafe fn largest<V: Vector>(x: &[f32]) -> u32 {
-        // As whole numbers, the bits of what is not finite are the largest.
-        x.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff))
+        largest_bits(x)
     }
     let all = AtomicBool::new(true);
     // The first look at a mapped file waits for the system, on each thread for its own part.

@@ -27,7 +27,7 @@ use crate::simd::Isa;
 /// The longest inner dimension that is walked in one go: a panel of it stays in the second-level
 /// cache. Longer ones go in even blocks.
 const BLOCK: usize = 3072;
-/// The same where panels are packed on the way, and what they are packed from needs room as well.
+/// The same where the right operand comes unpacked: what panels are packed from needs room as well.
 const PACKED_BLOCK: usize = 1024;
 /// The most rows that panels pass over.
 const ROWS: usize = 396;
@@ -209,8 +209,7 @@ unsafe fn pack_panel(
             }
         }
         if operands == Operands::Bf16 {
-            // What lies behind the last column is not read.
-            narrow::round(isa, std::slice::from_raw_parts_mut(to, depth * width));
+            narrow::round(isa, std::slice::from_raw_parts_mut(to, depth * width), width, cols);
         }
     }
 }
@@ -292,6 +291,8 @@ pub(crate) fn matmul_for(
     } else {
         lhs
     };
+    // By the operand alone, so that sums do not depend on how rows are dealt to threads.
+    let longest = if matches!(rhs, Rhs::Packed(_)) { BLOCK } else { PACKED_BLOCK };
     let packed;
     let rhs = match rhs {
         Rhs::Packed(_) => rhs,
@@ -309,7 +310,6 @@ pub(crate) fn matmul_for(
         }
     });
 
-    let longest = if matches!(rhs, Rhs::Packed(_)) { BLOCK } else { PACKED_BLOCK };
     let block = k.div_ceil(k.div_ceil(longest).max(1)).max(1);
 
     let out = Shared::new(out);

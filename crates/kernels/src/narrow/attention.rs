@@ -2,17 +2,19 @@
 //! in bytes, or in pairs of bf16.
 //!
 //! Queries and keys become bytes with a scale for each token, values with one for each of their
-//! columns. A row of weights holds exponentials between 0 and 1 with the largest at 1, so that they
-//! become bytes without a sign, 255 for 1; what they are divided by is the sum of these bytes, and the
-//! weights that are used add up to 1.
+//! columns. A row of weights holds exponentials between 0 and 1 with the largest at 1. They become
+//! whole numbers of 16 bits, 65,535 for 1, whose upper and lower bytes are multiplied by themselves: many
+//! keys of little weight beside one of much would vanish in 8 bits. What they are divided by is their
+//! sum, so that the weights that are used add up to 1.
 
 use super::product::{self, run};
 use super::rows::{self, Form, Rows};
 use super::{Narrow, PackedNarrow};
 use crate::attention::{Layout, Row, Running, Shape, softmax_row};
 use crate::buffer::Buffer;
-use crate::gemm::{Lhs, Panel, pack_transposed, panel_width};
-use crate::pool::{Shared, parallel_for};
+use crate::elementwise::largest_bits;
+use crate::gemm::{Lhs, Panel, Tail, pack_transposed, panel_width};
+use crate::pool::{Shared, parallel_for, threads};
 use crate::simd::{Isa, Vector, dispatch};
 
 /// Queries of a block.
@@ -64,19 +66,33 @@ fn attend_as(
     }
     let out = Shared::new(out);
     let width = panel_width(isa);
-    parallel_for(s.batch * s.heads, |pair| {
+    let pairs = s.batch * s.heads;
+    // Queries are split too when there are fewer heads than threads could use.
+    let splits = (2 * threads()).div_ceil(pairs).min(s.queries.div_ceil(4 * QUERIES)).max(1);
+    let per_split = s.queries.div_ceil(splits).next_multiple_of(QUERIES);
+    parallel_for(pairs * splits, |task| {
+        let (pair, split) = (task / splits, task % splits);
+        let (first, last) = (split * per_split, ((split + 1) * per_split).min(s.queries));
+        if first >= last {
+            return;
+        }
         let (sample, head) = (pair / s.heads, pair % s.heads);
         let kv_head = head / (s.heads / s.kv_heads);
-        let rows_of =
-            |x, at: Layout, head| Lhs::rows(slice(x, at.at(sample, head)), at.token_stride);
-        let queries = Rows::new(isa, form, (s.queries, s.head_dim), rows_of(q, q_at, head));
-        let keys = pack_keys(isa, form, (s.keys, s.head_dim), rows_of(k, k_at, kv_head));
-        let values = pack_values(isa, form, (s.keys, s.head_dim), rows_of(v, v_at, kv_head));
+        let queries =
+            Rows::new(isa, form, (s.queries, s.head_dim), rows_of(q, q_at.at(sample, head), q_at));
+        let keys =
+            pack_keys(isa, form, (s.keys, s.head_dim), rows_of(k, k_at.at(sample, kv_head), k_at));
+        let values = pack_values(
+            isa,
+            form,
+            (s.keys, s.head_dim),
+            rows_of(v, v_at.at(sample, kv_head), v_at),
+        );
         let stride = s.keys.next_multiple_of(width);
         let mut scores = Buffer::<f32>::uninit(QUERIES * stride);
-        let mut weights = Rows::room(form, QUERIES, s.keys);
-        for query in (0..s.queries).step_by(QUERIES) {
-            let rows = QUERIES.min(s.queries - query);
+        let mut weights = [(); 2].map(|()| Rows::room(form, QUERIES, s.keys));
+        for query in (first..last).step_by(QUERIES) {
+            let rows = QUERIES.min(last - query);
             for from in (0..s.keys).step_by(width) {
                 let panel = Panel {
                     rows,
@@ -90,10 +106,15 @@ fn attend_as(
             }
             for (r, scores) in scores.chunks_exact_mut(stride).take(rows).enumerate() {
                 let row = Row::of(&mut scores[..s.keys], scale);
-                let to = &mut weights.words[r * weights.stride..][..weights.stride];
+                let [upper, lower] = &mut weights;
+                let place = r * upper.stride..(r + 1) * upper.stride;
+                let to = [&mut upper.words[place.clone()], &mut lower.words[place]];
                 // SAFETY: the row was made from a slice; the instruction set is there.
-                weights.scales[r] =
-                    unsafe { dispatch!(isa, weigh(form: Form, row: Row, to: &mut [i32]) -> f32) };
+                let scale = unsafe {
+                    dispatch!(isa, weigh(form: Form, row: Row, to: [&mut [i32]; 2]) -> f32)
+                };
+                upper.scales[r] = if form == Form::Bytes { 256.0 * scale } else { scale };
+                lower.scales[r] = scale;
             }
             for from in (0..s.head_dim).step_by(width) {
                 let at = out_at.at(sample, head) + query * out_at.token_stride + from;
@@ -106,47 +127,58 @@ fn attend_as(
                         c_stride: out_at.token_stride,
                         ..Panel::EMPTY
                     };
-                    run(isa, &weights, 0, &values, from / width, &panel);
+                    let [upper, lower] = &weights;
+                    run(isa, upper, 0, &values, from / width, &panel);
+                    if form == Form::Bytes {
+                        let tail = Tail { accumulate: true, ..Tail::PLAIN };
+                        run(isa, lower, 0, &values, from / width, &Panel { tail, ..panel });
+                    }
                 }
             }
         }
     });
 }
 
-/// What lies behind `at`, which may be the end.
-fn slice(x: &[f32], at: usize) -> &[f32] {
-    x.get(at..).unwrap_or_default()
+/// The tokens of a head, which begin at `first`.
+fn rows_of(x: &[f32], first: usize, at: Layout) -> Lhs<'_> {
+    Lhs::rows(&x[first..], at.token_stride)
 }
 
-/// The softmax of a row of scores in narrow numbers; returns what they are times.
+/// The softmax of a row of scores in narrow numbers, the upper and the lower bytes of 16 bits for bytes;
+/// returns what the numbers are times.
 #[inline(always)]
-unsafe fn weigh<V: Vector>(form: Form, row: Row, to: &mut [i32]) -> f32 {
+unsafe fn weigh<V: Vector>(form: Form, row: Row, [upper, lower]: [&mut [i32]; 2]) -> f32 {
     let mut running = Running::START;
     // SAFETY: by the caller.
     unsafe {
-        // The softmax would hide what is not finite. As whole numbers its bits are the largest.
+        // The softmax would hide what is not finite.
         let scores = std::slice::from_raw_parts(row.scores, row.keys);
-        let most = scores.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff));
-        if !f32::from_bits(most).is_finite() {
-            to.fill(0);
+        if !f32::from_bits(largest_bits(scores)).is_finite() {
+            upper.fill(0);
+            lower.fill(0);
             return f32::NAN;
         }
         softmax_row::<V>(row, &mut running);
         let exponentials = std::slice::from_raw_parts(row.scores, row.keys);
-        let mut ones = 0.0;
         if form != Form::Bytes {
-            rows::write::<V>(form, exponentials, to, &mut ones);
+            let mut one = 0.0;
+            rows::write::<V>(form, exponentials, upper, &mut one);
             return 1.0 / running.sum;
         }
-        let bytes = std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), 4 * to.len());
+        let bytes = |words: &mut [i32]| {
+            std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), 4 * words.len())
+        };
+        let (upper, lower) = (bytes(upper), bytes(lower));
         let mut sum = 0_u32;
-        for (to, x) in bytes.iter_mut().zip(exponentials) {
-            // The lowest byte of the number with 1.5 * 2^23 added is the nearest whole number.
-            let code = (x * 255.0 + 12_582_912.0).to_bits() & 255;
+        for ((upper, lower), x) in upper.iter_mut().zip(&mut *lower).zip(exponentials) {
+            // The lower half of the number with 1.5 * 2^23 added is the nearest whole number.
+            let code = (x * 65_535.0 + 12_582_912.0).to_bits() & 0xffff;
             sum += code;
-            *to = code as u8;
+            *upper = (code >> 8) as u8;
+            *lower = code as u8;
         }
-        bytes[exponentials.len()..].fill(0);
+        upper[exponentials.len()..].fill(0);
+        lower[exponentials.len()..].fill(0);
         1.0 / sum as f32
     }
 }
@@ -157,7 +189,8 @@ fn pack_keys(isa: Isa, form: Form, (keys, depth): (usize, usize), from: Lhs) -> 
     let rows = Rows::new(isa, form, (keys, depth), from);
     let per_row = depth.div_ceil(form.per_word());
     let columns = keys.next_multiple_of(width);
-    let mut words = Buffer::<i32>::uninit(columns * per_row);
+    // Columns that are missing in the last panel are added up too.
+    let mut words = Buffer::<i32>::zeroed(columns * per_row);
     let mut scales = Buffer::<f32>::zeroed(columns);
     let mut shifts = Buffer::<i32>::zeroed(columns);
     scales[..keys].copy_from_slice(&rows.scales);
@@ -237,7 +270,7 @@ unsafe fn bytes_of_columns<V: Vector>(
     scales: &mut [f32],
 ) {
     let row = |r: usize| &from.data[r * from.row_stride..][..cols];
-    // As whole numbers, the bits of what is not finite are the largest.
+    // As in `largest_bits`, for each column.
     let mut largest = [0_u32; MOST_COLUMNS];
     for r in 0..count {
         for (most, x) in largest.iter_mut().zip(row(r)) {
@@ -280,10 +313,8 @@ mod tests {
 
     /// Forms that can be computed here.
     fn forms() -> Vec<(Isa, Form)> {
-        let mut forms = vec![(Isa::Portable, Form::Bytes)];
-        for &isa in Isa::available() {
-            forms.push((product::usable(isa), Form::Bytes));
-        }
+        let mut forms: Vec<_> =
+            Isa::available().iter().map(|isa| (product::usable(*isa), Form::Bytes)).collect();
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx512bf16") {
             forms.push((Isa::Avx512, Form::Pairs));
@@ -335,6 +366,27 @@ mod tests {
                 }
                 assert!(squares[0] < 2e-4 * squares[1], "{isa:?} {form:?} {squares:?}");
             }
+        }
+    }
+
+    #[test]
+    fn many_keys_of_little_weight_are_not_lost() {
+        // One key of weight 1 and value 1; 1,000 of weight 1/600 each, of value -1.
+        let (keys, head_dim) = (1001, 8);
+        let s = Shape { batch: 1, heads: 1, kv_heads: 1, queries: 1, keys, head_dim };
+        let mut q = vec![0.0; head_dim];
+        q[0] = 1.0;
+        let mut k = vec![0.0; keys * head_dim];
+        let mut v = vec![-1.0; keys * head_dim];
+        k[0] = 600_f32.ln();
+        v[..head_dim].fill(1.0);
+        let want = (1.0 - 1000.0 / 600.0) / (1.0 + 1000.0 / 600.0);
+        for (isa, form) in forms() {
+            let mut out = vec![f32::NAN; head_dim];
+            let at = |tokens| Layout::dense(tokens, 1, head_dim);
+            let [k, v] = [&k, &v].map(|x| (&x[..], at(keys)));
+            attend_as(isa, form, s, (&q, at(1)), k, v, 1.0, (&mut out, at(1)));
+            assert!((out[0] - want).abs() < 0.02, "{isa:?} {form:?} {} {want}", out[0]);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::Narrow;
 use crate::buffer::Buffer;
+use crate::elementwise::largest_bits;
 use crate::gemm::Lhs;
 use crate::pool::{Shared, parallel_rows};
 use crate::simd::{Isa, Vector, dispatch};
@@ -15,9 +16,7 @@ const APART: usize = 16;
 /// What a row is divided by to become bytes: 0 for one of zeros, and not a number if it has values
 /// that are not finite.
 pub(super) fn scale(row: &[f32]) -> f32 {
-    // As whole numbers, the bits of what is not finite are the largest.
-    let bits = row.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff));
-    scale_of(f32::from_bits(bits))
+    scale_of(f32::from_bits(largest_bits(row)))
 }
 
 /// The same, for the largest size of its values.
@@ -67,15 +66,15 @@ pub(crate) fn round_plain(values: &mut [f32]) {
     }
 }
 
-/// The same as a call.
-pub(crate) fn round(isa: Isa, values: &mut [f32]) {
+/// The same as a call, for the first `cols` of each `width` values.
+pub(crate) fn round(isa: Isa, values: &mut [f32], width: usize, cols: usize) {
     #[allow(clippy::extra_unused_type_parameters)]
     #[inline(always)]
-    unsafe fn all<V: Vector>(values: &mut [f32]) {
-        round_plain(values);
+    unsafe fn all<V: Vector>(values: &mut [f32], width: usize, cols: usize) {
+        values.chunks_exact_mut(width).for_each(|row| round_plain(&mut row[..cols]));
     }
     // SAFETY: the instruction set is there.
-    unsafe { dispatch!(isa, all(values: &mut [f32])) }
+    unsafe { dispatch!(isa, all(values: &mut [f32], width: usize, cols: usize)) }
 }
 
 /// The rows of `lhs` in bf16, and how many values they are apart.
@@ -88,7 +87,7 @@ pub(crate) fn rounded_rows(isa: Isa, (m, k): (usize, usize), lhs: Lhs) -> (Buffe
             // SAFETY: each task writes its own rows.
             let to = unsafe { out.slice(row * stride, k) };
             to.copy_from_slice(&lhs.data[row * lhs.row_stride..][..k]);
-            round(isa, to);
+            round(isa, to, k, k);
         }
     });
     (rows, stride)

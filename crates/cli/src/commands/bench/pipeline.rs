@@ -46,11 +46,13 @@ impl Given {
 
 /// Width and height, as in `640x480`.
 fn size(text: &str) -> Result<(usize, usize), String> {
-    let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    let sides = text.split_once('x');
+    let sides = sides.and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
     let most = Limits::default().max_pixels;
-    let fits = |w: u16, h: u16| (1..=most).contains(&(u64::from(w) * u64::from(h)));
+    let fits =
+        |width: u16, height: u16| (1..=most).contains(&(u64::from(width) * u64::from(height)));
     match sides {
-        Some((w, h)) if fits(w, h) => Ok((w.into(), h.into())),
+        Some((width, height)) if fits(width, height) => Ok((width.into(), height.into())),
         _ => Err(format!("expected width and height such as 640x480, {most} pixels at most")),
     }
 }

@@ -180,7 +180,7 @@ fn limits(name: &str, want: &[f32]) -> (f32, f32) {
         // place change those of `flamingo/openflamingo_mpt` by as much as this part of the largest.
         Some(("grad" | "grad_lm", _)) => {
             let largest = want.iter().fold(0.0_f32, |largest, w| largest.max(w.abs()));
-            ((5e-5 * largest).max(1e-5), 1e-3)
+            ((5e-5 * largest).clamp(1e-5, 1e-4), 1e-3)
         }
         // Ids are right or wrong.
         Some(("gen", of)) if !of.contains("embeds") => (0.0, 0.0),
