@@ -21,6 +21,8 @@ pub mod gemm;
 pub mod group_norm;
 pub mod local_attention;
 pub mod narrow;
+#[cfg(test)]
+mod noise;
 pub mod norm;
 pub mod optimiser;
 pub mod pool;

@@ -374,19 +374,8 @@ pub(crate) fn matmul_for(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::values;
     use proptest::prelude::*;
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let mut s = seed.wrapping_mul(2_654_435_761).max(1);
-        (0..n)
-            .map(|_| {
-                s ^= s << 13;
-                s ^= s >> 17;
-                s ^= s << 5;
-                (s >> 8) as f32 / 8_388_608.0 - 1.0
-            })
-            .collect()
-    }
 
     fn transpose(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
         (0..rows * cols).map(|i| x[(i % rows) * cols + i / rows]).collect()

@@ -3,7 +3,7 @@
 //!
 //! Queries and keys become bytes with a scale for each token, values with one for each of their
 //! columns. A row of weights holds exponentials between 0 and 1 with the largest at 1. They become
-//! whole numbers of 16 bits, 65,535 for 1, whose upper and lower bytes are multiplied by themselves: many
+//! whole numbers of 16 bits, 65,535 for 1, whose upper and lower bytes have a product each: many
 //! keys of little weight beside one of much would vanish in 8 bits. What they are divided by is their
 //! sum, so that the weights that are used add up to 1.
 
@@ -21,6 +21,8 @@ use crate::simd::{Isa, Vector, dispatch};
 const QUERIES: usize = 24;
 /// The most keys: a block's scores stay in the second-level cache.
 const KEYS: usize = 8192;
+/// Columns of a panel at most.
+const MOST_COLUMNS: usize = 64;
 
 /// Whether products of this kind make attention faster than those of f32 on this machine.
 pub fn attends(kind: Narrow, keys: usize) -> bool {
@@ -28,7 +30,9 @@ pub fn attends(kind: Narrow, keys: usize) -> bool {
     isa >= Isa::Avx512 && product::form(isa, kind) != Form::F32 && keys <= KEYS
 }
 
-/// `out = softmax(q kᵀ scale) v` per head; every query sees every key.
+/// `out = softmax(q kᵀ scale) v` per head (Vaswani et al. 2017, arXiv:1706.03762, Eq. 1); every query sees
+/// every key. Queries and the output are `[batch, queries, heads, head_dim]`, keys and values
+/// `[batch, keys, kv_heads, head_dim]`, where their layouts say.
 ///
 /// # Panics
 /// If a slice is too short for its layout, or [`attends`] says no.
@@ -292,24 +296,11 @@ unsafe fn bytes_of_columns<V: Vector>(
     }
 }
 
-/// Columns of a panel at most.
-const MOST_COLUMNS: usize = 64;
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::attention::{Mask, reference};
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let mut s = seed.wrapping_mul(2_654_435_761).max(1);
-        let mut next = || {
-            s ^= s << 13;
-            s ^= s >> 17;
-            s ^= s << 5;
-            (s >> 8) as f32 / 8_388_608.0 - 1.0
-        };
-        (0..n).map(|_| 2.0 * next()).collect()
-    }
+    use crate::noise::values;
 
     /// Forms that can be computed here.
     fn forms() -> Vec<(Isa, Form)> {
@@ -331,8 +322,10 @@ mod tests {
                 let s = Shape { batch: 2, heads: 4, kv_heads, queries, keys, head_dim };
                 let (q_at, kv_at) =
                     (Layout::dense(queries, 4, head_dim), Layout::dense(keys, kv_heads, head_dim));
-                let q = values(2 * queries * 4 * head_dim, 1);
-                let [k, v] = [2, 3].map(|seed| values(2 * keys * kv_heads * head_dim, seed));
+                let doubled =
+                    |n, seed| values(n, seed).iter().map(|x| 2.0 * x).collect::<Vec<f32>>();
+                let q = doubled(2 * queries * 4 * head_dim, 1);
+                let [k, v] = [2, 3].map(|seed| doubled(2 * keys * kv_heads * head_dim, seed));
                 let mut want = vec![0.0; q.len()];
                 let scale = 1.0 / (head_dim as f32).sqrt();
                 let mask = Mask::default();

@@ -183,18 +183,8 @@ mod tests {
     use super::*;
     use crate::activation::Activation;
     use crate::gemm::{Epilogue, Lhs, Rhs, matmul, reference};
+    use crate::noise::values;
     use proptest::prelude::*;
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let mut s = seed.wrapping_mul(2_654_435_761).max(1);
-        let mut next = || {
-            s ^= s << 13;
-            s ^= s >> 17;
-            s ^= s << 5;
-            (s >> 8) as f32 / 8_388_608.0 - 1.0
-        };
-        (0..n).map(|_| next()).collect()
-    }
 
     /// What remains of each row of `k` values.
     fn rounded(kind: Narrow, x: &[f32], k: usize) -> Vec<f32> {

@@ -160,19 +160,9 @@ pub fn from_half(bits: u16) -> f32 {
 mod tests {
     use super::*;
     use crate::gemm::{Epilogue, Lhs, Rhs, matmul};
+    use crate::noise::values;
     use crate::simd::Isa;
     use proptest::prelude::*;
-
-    fn values(n: usize, seed: u32) -> Vec<f32> {
-        let mut s = seed.wrapping_mul(2_654_435_761).max(1);
-        let mut next = || {
-            s ^= s << 13;
-            s ^= s >> 17;
-            s ^= s << 5;
-            (s >> 8) as f32 / 8_388_608.0 - 1.0
-        };
-        (0..n).map(|_| next()).collect()
-    }
 
     const KINDS: [BlockKind; 3] = [BlockKind::Q8_0, BlockKind::Q4_0, BlockKind::Q4_1];
 

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::inputs::{Input, Inputs};
 use crate::pictures::{BATCHES_AHEAD, Batch, Pictures, Reading, decoding_threads};
 use crate::table::{bytes, columns};
-use crate::{memory, vectors};
+use crate::{memory, unread, vectors};
 use ocelli_data::image::{Limits, Processor, encode_jpeg, grained};
 use ocelli_kernels::pool;
 use ocelli_models::Model;
@@ -274,8 +274,7 @@ fn next(pictures: &mut Pictures, most: usize) -> Result<Batch, Failure> {
     let batch = pictures.next_batch_of(most)?;
     let batch = batch.ok_or_else(|| Failure::runtime("no pictures are left; try again"))?;
     match batch.pictures.iter().find_map(|p| Some((&p.name, p.error.as_ref()?))) {
-        Some((name, error)) if error.contains(name) => Err(Failure::input(error)),
-        Some((name, error)) => Err(Failure::input(format!("{name}: {error}"))),
+        Some((name, error)) => Err(Failure::input(unread::line(name, error))),
         None => Ok(batch),
     }
 }
